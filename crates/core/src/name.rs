@@ -1,0 +1,128 @@
+//! Names, metadata and reasons: text that was checked once and is cheap to share.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{
+    MAX_METADATA_ENTRIES, MAX_METADATA_KEY_BYTES, MAX_METADATA_VALUE_BYTES, MAX_NAME_BYTES, MAX_REASON_BYTES,
+};
+use crate::reply::Refusal;
+
+/// A scope or an identifier: 1..=255 bytes of UTF-8 without control characters.
+pub type Name = Arc<str>;
+
+/// What a circuit is called: a pair, never a joined string, so that `("a", "b:c")` is not `("a:b", "c")`.
+///
+/// The order is that of listings: no scope first, then by scope, then by identifier.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CircuitName {
+    /// No scope is different from every scope.
+    pub scope: Option<Name>,
+    /// Unique within its scope.
+    pub identifier: Name,
+}
+
+impl CircuitName {
+    /// A checked name.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidArgument`] that names `scope` or `identifier` if it is empty, too long or has a control character.
+    pub fn new(scope: Option<&str>, identifier: &str) -> Result<Self, Refusal> {
+        if let Some(scope) = scope {
+            check_name("scope", scope)?;
+        }
+        check_name("identifier", identifier)?;
+        Ok(Self {
+            scope: scope.map(Arc::from),
+            identifier: Arc::from(identifier),
+        })
+    }
+
+    /// Checks a name that came ready-made, e.g. from another node.
+    ///
+    /// # Errors
+    /// As [`CircuitName::new`].
+    pub fn validate(&self) -> Result<(), Refusal> {
+        if let Some(scope) = &self.scope {
+            check_name("scope", scope)?;
+        }
+        check_name("identifier", &self.identifier)
+    }
+}
+
+impl fmt::Display for CircuitName {
+    /// For people: `identifier`, or `scope / identifier`. Never parsed back.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.scope {
+            Some(scope) => write!(f, "{scope} / {}", self.identifier),
+            None => f.write_str(&self.identifier),
+        }
+    }
+}
+
+fn check_name(field: &'static str, text: &str) -> Result<(), Refusal> {
+    if text.is_empty() {
+        return Err(Refusal::invalid(field, "must not be empty"));
+    }
+    if text.len() > MAX_NAME_BYTES {
+        return Err(Refusal::invalid(
+            field,
+            format!("has {} bytes, at most {MAX_NAME_BYTES} are allowed", text.len()),
+        ));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Refusal::invalid(field, "must not contain control characters"));
+    }
+    Ok(())
+}
+
+/// What users attach to circuits and reports, in the order of its keys.
+pub type Metadata = BTreeMap<Arc<str>, Arc<str>>;
+
+/// Checks metadata against its limits.
+///
+/// # Errors
+/// [`Refusal::InvalidArgument`] that names `metadata`.
+pub fn check_metadata(metadata: &Metadata) -> Result<(), Refusal> {
+    if metadata.len() > MAX_METADATA_ENTRIES {
+        let n = metadata.len();
+        return Err(Refusal::invalid(
+            "metadata",
+            format!("has {n} entries, at most {MAX_METADATA_ENTRIES} are allowed"),
+        ));
+    }
+    for (key, value) in metadata {
+        if key.is_empty() || key.len() > MAX_METADATA_KEY_BYTES {
+            let text = format!(
+                "has a key of {} bytes, 1..={MAX_METADATA_KEY_BYTES} are allowed",
+                key.len()
+            );
+            return Err(Refusal::invalid("metadata", text));
+        }
+        if value.len() > MAX_METADATA_VALUE_BYTES {
+            let text = format!(
+                "has a value of {} bytes, at most {MAX_METADATA_VALUE_BYTES} are allowed",
+                value.len()
+            );
+            return Err(Refusal::invalid("metadata", text));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a reason against its limit.
+///
+/// # Errors
+/// [`Refusal::InvalidArgument`] that names `reason`.
+pub fn check_reason(reason: Option<&str>) -> Result<(), Refusal> {
+    match reason {
+        Some(text) if text.len() > MAX_REASON_BYTES => Err(Refusal::invalid(
+            "reason",
+            format!("has {} bytes, at most {MAX_REASON_BYTES} are allowed", text.len()),
+        )),
+        _ => Ok(()),
+    }
+}
