@@ -5,6 +5,7 @@
 
 use crate::command::{Batch, Command};
 use crate::reply::Answer;
+use crate::time::ClusterTime;
 
 const VERSION: u8 = 1;
 
@@ -67,5 +68,92 @@ fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &'static str) -> R
             postcard::from_bytes(rest).map_err(|source| CodecError::Damaged { what, source })
         }
         Some((&found, _)) => Err(CodecError::Version { found }),
+    }
+}
+
+/// Puts a batch together from commands that are encoded already, so that a leader never decodes what it only passes on.
+#[derive(Debug, Default)]
+pub struct BatchBuilder {
+    commands: u64,
+    body: Vec<u8>,
+}
+
+impl BatchBuilder {
+    /// Adds a command, as [`encode_command`] wrote it.
+    ///
+    /// # Errors
+    /// [`CodecError`] when it has another version than this program writes, or is empty; the batch is as before.
+    pub fn push(&mut self, command: &[u8]) -> Result<(), CodecError> {
+        match command.split_first() {
+            None => Err(CodecError::Empty { what: "command" }),
+            Some((&VERSION, body)) => {
+                self.commands += 1;
+                self.body.extend_from_slice(body);
+                Ok(())
+            }
+            Some((&found, _)) => Err(CodecError::Version { found }),
+        }
+    }
+
+    /// Commands so far.
+    pub fn len(&self) -> u64 {
+        self.commands
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.commands == 0
+    }
+
+    /// Bytes of the commands so far.
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// The bytes of the batch that counts at `time`: the same as [`encode_batch`] would write.
+    pub fn finish(self, time: ClusterTime) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.body.len() + 24);
+        bytes.push(VERSION);
+        bytes = postcard::to_extend(&(time, self.commands), bytes).expect("two integers have an encoding");
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+}
+
+/// The time of an encoded batch, without decoding the rest.
+///
+/// # Errors
+/// [`CodecError`] when `bytes` hold no batch that this version knows.
+pub fn peek_time(bytes: &[u8]) -> Result<ClusterTime, CodecError> {
+    match bytes.split_first() {
+        None => Err(CodecError::Empty { what: "batch" }),
+        Some((&VERSION, rest)) => postcard::take_from_bytes(rest)
+            .map(|(time, _)| time)
+            .map_err(|source| CodecError::Damaged { what: "batch", source }),
+        Some((&found, _)) => Err(CodecError::Version { found }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_built_batch_is_the_encoded_batch() {
+        let name = crate::CircuitName::new(Some("s"), "a").unwrap();
+        let commands = vec![
+            Command::Unregister { name: name.clone(), reason: None },
+            Command::Reset { name, reason: Some("x".into()) },
+        ];
+        for n in 0..=commands.len() {
+            let mut builder = BatchBuilder::default();
+            for command in &commands[..n] {
+                builder.push(&encode_command(command)).unwrap();
+            }
+            let time = ClusterTime::from_micros(1_700_000_000_000_000);
+            let bytes = builder.finish(time);
+            assert_eq!(bytes, encode_batch(&Batch { time, commands: commands[..n].to_vec() }));
+            assert_eq!(peek_time(&bytes).unwrap(), time);
+        }
     }
 }
