@@ -1,0 +1,441 @@
+//! The log on disk: the only folder of files that knows sled.
+//!
+//! ```text
+//! <folder>/db, conf, blobs/, snap.*   sled's own
+//! <folder>/durable-mark               see `record`
+//! tree "meta"                         one key, "record": see `record`
+//! tree "seg-<first index>"            the entries of one segment, in chunks: see `codec`
+//! ```
+//! Entries live in *segments* of some thousand entries, one sled tree each, because dropping a tree is two hundred times cheaper than
+//! removing its keys, and gives the space back.
+//!
+//! sled writes everything, of all trees, to one log in the order in which it was called, and recovers a prefix of it. So
+//! each step below leaves the log whole: entries are added before the record promises them, and the record takes its promise back
+//! before entries are removed, from the end backwards (truncate) or from the beginning onwards (purge).
+//!
+//! What sled gets wrong, and what is done about it here:
+//! - `flush` on Linux is `sync_file_range`, which does not survive a power cut (sled issue 1452). So [`Disk::commit`] calls
+//!   `fdatasync` on a descriptor of its own after each flush.
+//! - A value that makes a page outgrow a quarter of a segment goes to a file in `blobs/` that is never synced. So values are small,
+//!   and that folder must be empty after each flush.
+//! - Opening a damaged database may panic, and so may reading one. Each call into sled is caught.
+//! - `flush_async` can deadlock (sled issue 1308): it is not used, and neither is sled's own flusher.
+
+mod recover;
+mod scan;
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use parking_lot::RwLock;
+
+use self::scan::{Scanner, Trouble};
+use crate::log_store::codec;
+use crate::log_store::errors::LogError;
+use crate::log_store::record::{Mark, RECORD_VERSION, Record};
+use crate::types::Entry;
+
+/// When a segment is full.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SegmentLimits {
+    /// After so many entries.
+    pub(super) entries: u64,
+    /// Or so many bytes.
+    pub(super) bytes: usize,
+}
+
+impl Default for SegmentLimits {
+    fn default() -> Self {
+        Self {
+            entries: 4096,
+            bytes: 32 * 1024 * 1024,
+        }
+    }
+}
+
+/// What makes sled's file durable. A seam for tests; a [`File`] does it with `fdatasync`.
+pub(super) trait SyncData: Send + Sync {
+    /// Returns when all that was written to the file is on the disk.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+impl SyncData for File {
+    fn sync_data(&self) -> io::Result<()> {
+        Self::sync_data(self)
+    }
+}
+
+/// An open log folder. One thread writes; any may read.
+pub(super) struct Disk {
+    folder: PathBuf,
+    db: sled::Db,
+    meta: sled::Tree,
+    /// In order, without gaps. Reads hold this lock shared, and dropping a segment takes it alone: sled does not expect
+    /// reads of a tree that is being dropped.
+    segments: RwLock<Vec<Segment>>,
+    limits: SegmentLimits,
+    data: Box<dyn SyncData>,
+    mark: Mark,
+}
+
+struct Segment {
+    tree: sled::Tree,
+    /// The index in its name.
+    first: u64,
+    /// One past its newest entry.
+    next: u64,
+    bytes: usize,
+}
+
+impl Disk {
+    /// Makes an empty log in a folder that does not exist. When it returns, all in the folder is durable; the
+    /// folder's own name is not.
+    pub(super) fn create(folder: &Path) -> Result<(), LogError> {
+        fs::create_dir(folder).map_err(|e| LogError::io("create", folder, e))?;
+        let mark = folder.join(MARK_FILE);
+        Mark::create(&mark).map_err(|e| LogError::io("write", mark, e))?;
+        let record = Record::default().encode().map_err(LogError::refused)?;
+        guarded(folder, || {
+            let db = config(folder).open()?;
+            db.open_tree(META_TREE)?.insert(RECORD_KEY, record)?;
+            db.flush()?;
+            Ok(())
+        })?;
+        sync_files(folder)
+    }
+
+    /// Opens a log, checks that it holds everything it promised, and removes what it never promised: the rests of writes, truncations
+    /// and purges that a crash cut short.
+    pub(super) fn open(folder: &Path, limits: SegmentLimits) -> Result<(Self, Record), LogError> {
+        // sled would make what is missing, and so begin an empty log.
+        for file in [MARK_FILE, DATA_FILE, "conf"] {
+            let path = folder.join(file);
+            let length = path.metadata().map_or(0, |found| found.len());
+            if length == 0 {
+                return Err(LogError::Missing { path });
+            }
+        }
+        let mark_path = folder.join(MARK_FILE);
+        let (mark, durable) = Mark::open(&mark_path).map_err(|e| LogError::io("open", &mark_path, e))?;
+        let durable =
+            durable.ok_or_else(|| damaged(folder, format!("{MARK_FILE} is not what was written")))?;
+
+        let (db, meta, record) = guarded(folder, || {
+            let db = config(folder).open()?;
+            let meta = db.open_tree(META_TREE)?;
+            let record = meta.get(RECORD_KEY)?;
+            Ok((db, meta, record))
+        })?;
+        let record = record.ok_or_else(|| damaged(folder, "it has no record"))?;
+        let record = Record::decode(&record).map_err(|version| match version {
+            Some(found) => LogError::NewerFormat {
+                path: folder.to_path_buf(),
+                found,
+                known: RECORD_VERSION,
+            },
+            None => damaged(folder, "its record is not what was written"),
+        })?;
+        if record.seq < durable {
+            let what = format!(
+                "write {durable} was durable, and the newest that is left is write {}",
+                record.seq
+            );
+            return Err(damaged(folder, what));
+        }
+
+        let data_path = folder.join(DATA_FILE);
+        let data = File::open(&data_path).map_err(|e| LogError::io("open", data_path, e))?;
+        let (folder, data) = (folder.to_path_buf(), Box::new(data));
+        let disk = Self {
+            folder,
+            db,
+            meta,
+            segments: RwLock::default(),
+            limits,
+            data,
+            mark,
+        };
+        let record = disk.recover(record)?;
+        // Opening wrote: sled's files, and perhaps rests were removed.
+        disk.guarded(|| Ok(disk.db.flush().map(drop)?))?;
+        sync_files(&disk.folder)?;
+        Ok((disk, record))
+    }
+
+    /// Adds entries, which follow the newest one. Durable with the next [`Disk::commit`].
+    pub(super) fn append(&self, entries: &[Entry]) -> Result<(), LogError> {
+        let mut batch = sled::Batch::default();
+        let mut batch_bytes = 0;
+        for entry in entries {
+            let index = entry.log_id.index;
+            let frame = codec::encode(entry).map_err(LogError::refused)?;
+            self.check_follows(index)?;
+            if self.newest_is_full() {
+                self.apply(std::mem::take(&mut batch))?;
+                batch_bytes = 0;
+                self.begin_segment(index)?;
+            }
+            for (number, chunk) in (0_u16..).zip(frame.chunks(codec::CHUNK_BYTES)) {
+                batch.insert(&codec::key(index, number), chunk);
+            }
+            if let Some(segment) = self.segments.write().last_mut() {
+                segment.next = index + 1;
+                segment.bytes += frame.len();
+            }
+            batch_bytes += frame.len();
+            if batch_bytes >= BATCH_BYTES {
+                self.apply(std::mem::take(&mut batch))?;
+                batch_bytes = 0;
+            }
+        }
+        self.apply(batch)
+    }
+
+    /// Removes all entries from index `from` on. The record must not promise them any more.
+    pub(super) fn remove_from(&self, from: u64) -> Result<(), LogError> {
+        let mut segments = self.segments.write();
+        while let Some(segment) = segments.pop_if(|segment| segment.first >= from) {
+            self.drop_tree(segment.first)?;
+        }
+        let Some(segment) = segments.last_mut().filter(|segment| segment.next > from) else {
+            return Ok(());
+        };
+        self.remove_keys_from(&segment.tree, from)?;
+        segment.next = from;
+        Ok(())
+    }
+
+    /// Drops the segments that lie wholly before index `begin`. The record must say that the log begins there.
+    pub(super) fn remove_before(&self, begin: u64) -> Result<(), LogError> {
+        let mut segments = self.segments.write();
+        while segments.first().is_some_and(|segment| segment.next <= begin) {
+            self.drop_tree(segments.remove(0).first)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the record. Durable with the next [`Disk::commit`], in order with all that was written before.
+    pub(super) fn write_record(&self, record: &Record) -> Result<(), LogError> {
+        let bytes = record.encode().map_err(LogError::refused)?;
+        self.guarded(|| Ok(self.meta.insert(RECORD_KEY, bytes).map(drop)?))
+    }
+
+    /// Makes all that was written before durable, up to the record with number `seq`, which was the last that was written.
+    pub(super) fn commit(&self, seq: u64) -> Result<(), LogError> {
+        self.guarded(|| Ok(self.db.flush().map(drop)?))?;
+        self.data
+            .sync_data()
+            .map_err(|e| LogError::io("sync", self.folder.join(DATA_FILE), e))?;
+        self.check_no_blobs()?;
+        self.mark
+            .write(seq)
+            .map_err(|e| LogError::io("write", self.folder.join(MARK_FILE), e))
+    }
+
+    /// Makes the mark durable too, as a last step.
+    pub(super) fn sync_mark(&self) -> Result<(), LogError> {
+        self.mark
+            .sync()
+            .map_err(|e| LogError::io("sync", self.folder.join(MARK_FILE), e))
+    }
+
+    /// The entries of a range that are on disk, from its beginning on, up to about `max_bytes` but at least one. Fewer, if
+    /// some are not there: the caller knows whether they should be.
+    pub(super) fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, LogError> {
+        let segments = self.segments.read();
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut expected = range.start;
+        for segment in segments
+            .iter()
+            .filter(|s| s.next > range.start && s.first < range.end)
+        {
+            let end = range.end.min(segment.next);
+            self.guarded(|| {
+                for entry in Scanner::new(&segment.tree, expected..end) {
+                    let entry = entry?;
+                    if entry.log_id.index != expected || bytes >= max_bytes {
+                        break;
+                    }
+                    bytes += codec::weight(&entry);
+                    expected += 1;
+                    entries.push(entry);
+                }
+                Ok(())
+            })?;
+            if expected < end {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Where it is.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The tail has checked it; here it is checked again, because a hole on disk could not be mended.
+    fn check_follows(&self, index: u64) -> Result<(), LogError> {
+        match self.segments.read().last() {
+            Some(segment) if segment.next != index => Err(LogError::refused(format!(
+                "entry {index} after {}, which would leave a hole",
+                segment.next - 1
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn newest_is_full(&self) -> bool {
+        let full = |segment: &Segment| {
+            segment.next - segment.first >= self.limits.entries || segment.bytes >= self.limits.bytes
+        };
+        self.segments.read().last().is_none_or(full)
+    }
+
+    fn begin_segment(&self, first: u64) -> Result<(), LogError> {
+        let tree = self.guarded(|| Ok(self.db.open_tree(segment_name(first))?))?;
+        self.segments.write().push(Segment {
+            tree,
+            first,
+            next: first,
+            bytes: 0,
+        });
+        Ok(())
+    }
+
+    fn apply(&self, batch: sled::Batch) -> Result<(), LogError> {
+        let Some(tree) = self.segments.read().last().map(|segment| segment.tree.clone()) else {
+            return Ok(());
+        };
+        self.guarded(|| Ok(tree.apply_batch(batch)?))
+    }
+
+    fn drop_tree(&self, first: u64) -> Result<(), LogError> {
+        self.guarded(|| Ok(self.db.drop_tree(segment_name(first)).map(drop)?))
+    }
+
+    fn remove_keys_from(&self, tree: &sled::Tree, from: u64) -> Result<(), LogError> {
+        self.guarded(|| {
+            let mut batch = sled::Batch::default();
+            for key in tree.range(codec::key(from, 0)..).keys() {
+                batch.remove(key?);
+            }
+            Ok(tree.apply_batch(batch)?)
+        })
+    }
+
+    /// What is in that folder is never synced by sled, so it must not be relied upon. It cannot happen with values this small; if it does,
+    /// to stop is better than to lose it.
+    fn check_no_blobs(&self) -> Result<(), LogError> {
+        let folder = self.folder.join("blobs");
+        let mut files = match fs::read_dir(&folder) {
+            Ok(files) => files,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(LogError::io("list", folder, error)),
+        };
+        if files.next().is_some() {
+            return Err(damaged(
+                &self.folder,
+                "sled moved a value to a file in blobs/, which would not be durable",
+            ));
+        }
+        Ok(())
+    }
+
+    fn guarded<T>(&self, call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, LogError> {
+        guarded(&self.folder, call)
+    }
+}
+
+/// Tests count the syncs, and make them fail.
+#[cfg(test)]
+impl Disk {
+    pub(super) fn replace_sync(&mut self, sync: impl FnOnce(Box<dyn SyncData>) -> Box<dyn SyncData>) {
+        struct Nothing;
+        impl SyncData for Nothing {
+            fn sync_data(&self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        self.data = sync(std::mem::replace(&mut self.data, Box::new(Nothing)));
+    }
+
+    /// First index and one past the last of each segment.
+    pub(super) fn segments(&self) -> Vec<(u64, u64)> {
+        self.segments
+            .read()
+            .iter()
+            .map(|segment| (segment.first, segment.next))
+            .collect()
+    }
+}
+
+/// Calls sled. A panic in it becomes an error: it is sled's way of meeting a file that is not what it wrote.
+fn guarded<T>(folder: &Path, call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, LogError> {
+    // What a panic leaves half done inside sled is never used again: each error here ends the log's use.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(Trouble::Damaged { what })) => Err(damaged(folder, what)),
+        Ok(Err(Trouble::Newer(found))) => Err(LogError::NewerFormat {
+            path: folder.to_path_buf(),
+            found,
+            known: codec::ENTRY_VERSION,
+        }),
+        Ok(Err(Trouble::Sled(sled::Error::Io(error)))) => Err(LogError::io("use", folder, error)),
+        Ok(Err(Trouble::Sled(error))) => Err(damaged(folder, format!("sled: {error}"))),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            Err(damaged(folder, format!("sled panicked: {text}")))
+        }
+    }
+}
+
+fn damaged(folder: &Path, what: impl Into<String>) -> LogError {
+    LogError::Damaged {
+        path: folder.to_path_buf(),
+        what: what.into(),
+    }
+}
+
+fn config(folder: &Path) -> sled::Config {
+    // No flusher of sled's own: one thread flushes, when it decides.
+    sled::Config::new()
+        .path(folder)
+        .cache_capacity(SLED_CACHE_BYTES)
+        .flush_every_ms(None)
+}
+
+/// Makes every file of the folder durable, and their names. sled leaves `conf` empty after a power cut just after its creation.
+fn sync_files(folder: &Path) -> Result<(), LogError> {
+    let failed = |error| LogError::io("sync", folder, error);
+    for file in fs::read_dir(folder).map_err(failed)? {
+        let path = file.map_err(failed)?.path();
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(|e| LogError::io("sync", path, e))?;
+    }
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)
+}
+
+fn segment_name(first: u64) -> String {
+    format!("{SEGMENT_PREFIX}{first:020}")
+}
+
+const DATA_FILE: &str = "db";
+const MARK_FILE: &str = "durable-mark";
+const META_TREE: &str = "meta";
+const RECORD_KEY: &str = "record";
+const SEGMENT_PREFIX: &str = "seg-";
+/// Reads are served from a cache of entries, so sled's cache of pages may be small.
+const SLED_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// A batch of writes keeps a part of sled's buffers from being written until it is complete.
+const BATCH_BYTES: usize = 256 * 1024;

@@ -1,0 +1,57 @@
+//! What the flushes cost: for metrics, and for the question whether this disk is fit for the election timeout.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Counters of the log's flushes since it was opened. Reading them is wait-free.
+#[derive(Debug, Default)]
+pub struct FlushStats {
+    flushes: AtomicU64,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    last_micros: AtomicU64,
+    longest_micros: AtomicU64,
+    total_micros: AtomicU64,
+}
+
+impl FlushStats {
+    /// Flushes that reached the disk.
+    pub fn flushes(&self) -> u64 {
+        self.flushes.load(Relaxed)
+    }
+
+    /// Entries that they made durable.
+    pub fn entries(&self) -> u64 {
+        self.entries.load(Relaxed)
+    }
+
+    /// Bytes of these entries, as they were given to the store.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// How long the newest flush took, writing included.
+    pub fn last(&self) -> Duration {
+        Duration::from_micros(self.last_micros.load(Relaxed))
+    }
+
+    /// How long the longest took.
+    pub fn longest(&self) -> Duration {
+        Duration::from_micros(self.longest_micros.load(Relaxed))
+    }
+
+    /// How long all took together.
+    pub fn total(&self) -> Duration {
+        Duration::from_micros(self.total_micros.load(Relaxed))
+    }
+
+    pub(super) fn record(&self, entries: u64, bytes: u64, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.flushes.fetch_add(1, Relaxed);
+        self.entries.fetch_add(entries, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.last_micros.store(micros, Relaxed);
+        self.longest_micros.fetch_max(micros, Relaxed);
+        self.total_micros.fetch_add(micros, Relaxed);
+    }
+}
