@@ -91,7 +91,10 @@ struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { segment: SegmentLimits::default(), cache_bytes: 32 * 1024 * 1024 }
+        Self {
+            segment: SegmentLimits::default(),
+            cache_bytes: 32 * 1024 * 1024,
+        }
     }
 }
 
@@ -121,21 +124,38 @@ impl LogStore {
         let tail = Arc::new(Mutex::new(Tail::new(&record, sizes.cache_bytes)));
         let stats = Arc::new(FlushStats::default());
         let (queue, receiver) = mpsc::channel(QUEUE);
-        let writer =
-            Writer { disk: disk.clone(), tail: tail.clone(), stats: stats.clone(), record, queue: receiver };
+        let writer = Writer {
+            disk: disk.clone(),
+            tail: tail.clone(),
+            stats: stats.clone(),
+            record,
+            queue: receiver,
+        };
         let thread = std::thread::Builder::new()
             .name("log-writer".into())
             .spawn(|| writer.run())
             .map_err(|e| LogError::io("start the writer of", &folder, e))?;
-        let shared =
-            Shared { tail, disk: RwLock::new(Some(disk)), folder, stats, writer: Mutex::new(Some(thread)) };
+        let shared = Shared {
+            tail,
+            disk: RwLock::new(Some(disk)),
+            folder,
+            stats,
+            writer: Mutex::new(Some(thread)),
+        };
         let room = Arc::new(Semaphore::new(WAITING_BYTES / UNIT));
-        Ok(Self { shared: Arc::new(shared), queue, room })
+        Ok(Self {
+            shared: Arc::new(shared),
+            queue,
+            room,
+        })
     }
 
     /// To close the log after openraft has taken the store, and to see its figures.
     pub(crate) fn handle(&self) -> LogHandle {
-        LogHandle { shared: self.shared.clone(), queue: self.queue.downgrade() }
+        LogHandle {
+            shared: self.shared.clone(),
+            queue: self.queue.downgrade(),
+        }
     }
 
     /// A reader, as openraft also gets them.
@@ -155,7 +175,9 @@ impl LogStore {
 
 impl Shared {
     fn closed(&self) -> LogError {
-        LogError::Closed { path: self.folder.clone() }
+        LogError::Closed {
+            path: self.folder.clone(),
+        }
     }
 }
 
@@ -203,7 +225,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let (last_purged_log_id, last_log_id) = self.shared.tail.lock().ends();
-        Ok(LogState { last_purged_log_id, last_log_id })
+        Ok(LogState {
+            last_purged_log_id,
+            last_log_id,
+        })
     }
 
     async fn get_log_reader(&mut self) -> LogReader {
@@ -238,7 +263,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let bytes = entries.iter().map(weight).sum::<usize>();
         check_lengths(&entries)?;
         let units = (bytes / UNIT + 1).min(WAITING_BYTES / UNIT);
-        let room = self.room.clone().acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).await;
+        let room = self
+            .room
+            .clone()
+            .acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX))
+            .await;
         let room = room.map_err(|_| self.closed())?;
         let place = self.place().await?;
         // From here on nothing waits, so a caller that gives up leaves no entry that can be read and is never written.
@@ -247,7 +276,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             tail.append(&entries)?;
             (tail.begin(), tail.epoch())
         };
-        place.send(Write::Append { entries, begin, epoch, done: callback, room });
+        place.send(Write::Append {
+            entries,
+            begin,
+            epoch,
+            done: callback,
+            room,
+        });
         Ok(())
     }
 
@@ -277,7 +312,11 @@ fn check_lengths(entries: &[Entry]) -> Result<(), LogError> {
         if let EntryPayload::Normal(payload) = &entry.payload
             && payload.0.len() > MAX_PAYLOAD_BYTES
         {
-            let what = format!("entry {} of {} bytes; {MAX_PAYLOAD_BYTES} are the most", entry.log_id, payload.0.len());
+            let what = format!(
+                "entry {} of {} bytes; {MAX_PAYLOAD_BYTES} are the most",
+                entry.log_id,
+                payload.0.len()
+            );
             return Err(LogError::refused(what));
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Counters of the log's flushes since it was opened. Reading them is wait-free.
 #[derive(Debug, Default)]
-pub struct FlushStats {
+pub(crate) struct FlushStats {
     flushes: AtomicU64,
     entries: AtomicU64,
     bytes: AtomicU64,
@@ -16,32 +16,32 @@ pub struct FlushStats {
 
 impl FlushStats {
     /// Flushes that reached the disk.
-    pub fn flushes(&self) -> u64 {
+    pub(crate) fn flushes(&self) -> u64 {
         self.flushes.load(Relaxed)
     }
 
     /// Entries that they made durable.
-    pub fn entries(&self) -> u64 {
+    pub(crate) fn entries(&self) -> u64 {
         self.entries.load(Relaxed)
     }
 
     /// Bytes of these entries, as they were given to the store.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
 
     /// How long the newest flush took, writing included.
-    pub fn last(&self) -> Duration {
+    pub(crate) fn last(&self) -> Duration {
         Duration::from_micros(self.last_micros.load(Relaxed))
     }
 
     /// How long the longest took.
-    pub fn longest(&self) -> Duration {
+    pub(crate) fn longest(&self) -> Duration {
         Duration::from_micros(self.longest_micros.load(Relaxed))
     }
 
     /// How long all took together.
-    pub fn total(&self) -> Duration {
+    pub(crate) fn total(&self) -> Duration {
         Duration::from_micros(self.total_micros.load(Relaxed))
     }
 

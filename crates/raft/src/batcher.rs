@@ -1,0 +1,237 @@
+//! The leader's way from commands to log entries.
+//!
+//! Commands that wait together become one entry with one cluster time. There is no delay and no tuning: while some entries are on
+//! their way to a majority, more commands gather, and the next entry takes all of them. So a lone command leaves at once, and a crowd
+//! shares the cost of one fsync.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use brama_core::codec::BatchBuilder;
+use brama_core::reply::Answer;
+
+use crate::clock::ClusterClock;
+use crate::errors::ProposeError;
+use crate::replica::{Leadership, RaftHandle};
+use crate::state_store::SharedState;
+use crate::types::{Answers, Payload};
+
+/// Commands that may wait on the leader.
+const MAX_WAITING: usize = 16 * 1024;
+/// Entries on their way at once. More would make entries smaller; fewer would leave the disk idle while the network works.
+const MAX_IN_FLIGHT: usize = 4;
+/// Commands in one entry.
+const MAX_COMMANDS: u64 = 4096;
+/// Bytes of commands after which an entry takes no more.
+const MAX_ENTRY_BYTES: usize = 512 * 1024;
+/// While a timer is armed, an entry at least this often, so that a node that restarts on a quiet cluster hears the time.
+const CLOCK_ENTRY_EVERY: Duration = Duration::from_secs(1);
+
+/// What became of a command: the state machine's answer and the log index of its entry.
+pub(crate) type Outcome = Result<(Answer, u64), ProposeError>;
+
+/// A command on its way into the log.
+pub(crate) struct Job {
+    /// As the core's codec writes it.
+    pub(crate) command: Bytes,
+    pub(crate) reply: oneshot::Sender<Outcome>,
+}
+
+/// Where commands for the leader's log go in. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Batcher {
+    jobs: mpsc::Sender<Job>,
+    urgent: mpsc::Sender<Job>,
+}
+
+impl Batcher {
+    pub(crate) fn new() -> (Self, Queues) {
+        let (jobs, waiting) = mpsc::channel(MAX_WAITING);
+        let (urgent, waiting_urgent) = mpsc::channel(16);
+        (
+            Self { jobs, urgent },
+            Queues {
+                jobs: waiting,
+                urgent: waiting_urgent,
+            },
+        )
+    }
+
+    /// Queues a command; what became of it comes through the receiver.
+    ///
+    /// # Errors
+    /// [`ProposeError::Overloaded`] when too many are waiting.
+    pub(crate) fn submit(&self, command: Bytes) -> Result<oneshot::Receiver<Outcome>, ProposeError> {
+        let (reply, outcome) = oneshot::channel();
+        self.jobs
+            .try_send(Job { command, reply })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => ProposeError::Stopping,
+            })?;
+        Ok(outcome)
+    }
+
+    /// Queues a timer's command: before all others, and never refused for load.
+    ///
+    /// # Errors
+    /// [`ProposeError::Stopping`].
+    pub(crate) async fn submit_urgent(
+        &self,
+        command: Bytes,
+    ) -> Result<oneshot::Receiver<Outcome>, ProposeError> {
+        let (reply, outcome) = oneshot::channel();
+        self.urgent
+            .send(Job { command, reply })
+            .await
+            .map_err(|_| ProposeError::Stopping)?;
+        Ok(outcome)
+    }
+}
+
+/// The other end of a [`Batcher`].
+pub(crate) struct Queues {
+    jobs: mpsc::Receiver<Job>,
+    urgent: mpsc::Receiver<Job>,
+}
+
+/// Turns waiting commands into entries for as long as the node runs. Refuses them while it does not lead.
+pub(crate) struct BatcherTask {
+    pub(crate) queues: Queues,
+    pub(crate) raft: RaftHandle,
+    pub(crate) clock: ClusterClock,
+    pub(crate) state: SharedState,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl BatcherTask {
+    pub(crate) async fn run(mut self) {
+        let mut in_flight = FuturesUnordered::new();
+        let mut last_entry = Instant::now();
+        let mut leading = None;
+        loop {
+            let term = self.leadership.borrow_and_update().term;
+            if term != leading {
+                leading = term;
+                // A new leader's first entry tells every follower the time by its clock.
+                if term.is_some() {
+                    let (reply, _) = oneshot::channel();
+                    if let Some(entry) = self.propose(BatchBuilder::default(), vec![reply]).await {
+                        in_flight.push(entry);
+                    }
+                    last_entry = Instant::now();
+                }
+            }
+            let room = in_flight.len() < MAX_IN_FLIGHT;
+            let first = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                Some(()) = in_flight.next(), if !in_flight.is_empty() => continue,
+                changed = self.leadership.changed() => {
+                    if changed.is_err() { break }
+                    continue;
+                }
+                Some(job) = self.queues.urgent.recv(), if room => Some(job),
+                Some(job) = self.queues.jobs.recv(), if room => Some(job),
+                () = tokio::time::sleep_until(last_entry + CLOCK_ENTRY_EVERY), if term.is_some() && room => None,
+            };
+            if term.is_none() {
+                if let Some(job) = first {
+                    let _ = job.reply.send(Err(ProposeError::NoLeader));
+                }
+                continue;
+            }
+            last_entry = Instant::now();
+            if first.is_none() && self.state.read(|machine| machine.next_due()).is_none() {
+                continue;
+            }
+            let (builder, replies) = self.gather(first);
+            if let Some(entry) = self.propose(builder, replies).await {
+                in_flight.push(entry);
+            }
+        }
+        // Nothing more is proposed; what is on its way still gets its answer.
+        self.queues.jobs.close();
+        self.queues.urgent.close();
+        while let Ok(job) = self.queues.jobs.try_recv() {
+            let _ = job.reply.send(Err(ProposeError::Stopping));
+        }
+        while in_flight.next().await.is_some() {}
+    }
+
+    fn gather(&mut self, first: Option<Job>) -> (BatchBuilder, Vec<oneshot::Sender<Outcome>>) {
+        let mut builder = BatchBuilder::default();
+        let mut replies = Vec::new();
+        let mut next = first;
+        while let Some(job) = next {
+            // Nobody waits any more: the caller's deadline is over, and it was told that nothing is known.
+            if !job.reply.is_closed() {
+                match builder.push(&job.command) {
+                    Ok(()) => replies.push(job.reply),
+                    Err(error) => {
+                        let problem = brama_core::reply::Refusal::invalid("command", error.to_string());
+                        let _ = job.reply.send(Err(problem.into()));
+                    }
+                }
+            }
+            if builder.len() >= MAX_COMMANDS || builder.bytes() >= MAX_ENTRY_BYTES {
+                break;
+            }
+            next = self
+                .queues
+                .urgent
+                .try_recv()
+                .or_else(|_| self.queues.jobs.try_recv())
+                .ok();
+        }
+        (builder, replies)
+    }
+
+    /// Proposes one entry. The future that comes back ends when its replies were sent.
+    async fn propose(
+        &self,
+        builder: BatchBuilder,
+        replies: Vec<oneshot::Sender<Outcome>>,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let payload = Payload(Bytes::from(builder.finish(self.clock.stamp())));
+        let (responder, outcome) = ProgressResponder::complete_only();
+        if self.raft.client_write_ff(payload, Some(responder)).await.is_err() {
+            for reply in replies {
+                let _ = reply.send(Err(ProposeError::Stopping));
+            }
+            return None;
+        }
+        Some(async move {
+            let failure = match outcome.await {
+                Ok(Ok(written)) => {
+                    let index = written.log_id.index;
+                    let Answers(answers) = written.data;
+                    for (reply, answer) in replies.into_iter().zip(answers) {
+                        let _ = reply.send(Ok((answer, index)));
+                    }
+                    return;
+                }
+                // Rejected before it was appended.
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => ProposeError::NoLeader,
+                Ok(Err(error)) => ProposeError::Unknown {
+                    cause: error.to_string(),
+                },
+                Err(_) => ProposeError::Unknown {
+                    cause: "consensus stopped on the leader".into(),
+                },
+            };
+            for reply in replies {
+                let _ = reply.send(Err(failure.clone()));
+            }
+        })
+    }
+}

@@ -1,0 +1,266 @@
+//! How openraft reaches other nodes: one long-lived stream of append requests a follower, heartbeats and votes on a connection of
+//! their own, snapshots in chunks on a third.
+
+mod service;
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::errors::{NetworkError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
+};
+use openraft::raft::{
+    SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
+    VoteResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use brama_proto::internal as pb;
+
+use crate::convert::{
+    append_result_from_pb, append_to_pb, log_id_from_pb, log_id_to_pb, vote_from_pb, vote_to_pb,
+};
+use crate::peers::{Client, Lane, Peers};
+use crate::quorum::Quorum;
+use crate::state_store::{Snapshot, SnapshotFile};
+use crate::types::{AppendRequest, Member, RpcError, TypeConfig, Vote};
+
+pub(crate) use service::PeerService;
+
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
+
+type BoxFuture<'a, T> = openraft::base::BoxFuture<'a, T>;
+type BoxStream<'a, T> = openraft::base::BoxStream<'a, T>;
+
+/// Makes openraft's clients.
+pub(crate) struct Network {
+    pub(crate) peers: Peers,
+    pub(crate) quorum: Quorum,
+}
+
+impl Network {
+    fn connection(&self, id: u64, member: &Member, lane: Lane) -> Connection {
+        Connection {
+            id,
+            member: member.clone(),
+            lane,
+            peers: self.peers.clone(),
+            quorum: self.quorum.clone(),
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
+        self.connection(target, node, Lane::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Connection {
+        self.connection(target, node, Lane::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> Connection {
+        self.connection(target, node, Lane::Snapshot)
+    }
+}
+
+/// A way to one node.
+pub(crate) struct Connection {
+    id: u64,
+    member: Member,
+    lane: Lane,
+    peers: Peers,
+    quorum: Quorum,
+}
+
+impl Connection {
+    fn client(&self, lane: Lane) -> Result<Client, RpcError> {
+        self.peers
+            .client(self.id, &self.member, lane)
+            .map_err(|error| Unreachable::new(&error).into())
+    }
+
+    /// A reply, or an error once `patience` is over: openraft is told before it gives up by itself.
+    async fn ask<T>(
+        &self,
+        patience: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, RpcError> {
+        match tokio::time::timeout(patience, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(rpc_error(&status)),
+            Err(_) => Err(NetworkError::from_string(format!("no answer within {patience:?}")).into()),
+        }
+    }
+}
+
+fn rpc_error(status: &tonic::Status) -> RpcError {
+    match status.code() {
+        // Not connected, or refused by somebody else at that address: openraft backs off before it tries again.
+        tonic::Code::Unavailable | tonic::Code::FailedPrecondition | tonic::Code::Unauthenticated => {
+            Unreachable::new(status).into()
+        }
+        _ => NetworkError::new(status).into(),
+    }
+}
+
+fn malformed(error: &(impl std::error::Error + 'static)) -> RpcError {
+    NetworkError::new(error).into()
+}
+
+impl NetStreamAppend<TypeConfig> for Connection {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendRequest> + openraft::OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let mut client = self.client(self.lane)?;
+            let quorum = self.quorum.clone();
+            // A membership that cannot be written as JSON does not exist; should it, the stream ends and openraft starts anew.
+            let requests = input
+                .map(move |request| append_to_pb(request, quorum.leader_has_it()))
+                .take_while(|request| futures::future::ready(request.is_ok()));
+            let requests = requests.filter_map(|request| futures::future::ready(request.ok()));
+            let responses = self.ask(option.hard_ttl(), client.append(requests)).await?;
+            let results = responses.map(|response| match response {
+                Ok(response) => append_result_from_pb(response).map_err(|error| malformed(&error)),
+                Err(status) => Err(rpc_error(&status)),
+            });
+            Ok(Box::pin(results) as BoxStream<'s, _>)
+        })
+    }
+}
+
+impl NetVote<TypeConfig> for Connection {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let mut client = self.client(Lane::Heartbeat)?;
+        let response = self
+            .ask(option.soft_ttl(), client.vote(vote_request_to_pb(&request)))
+            .await?;
+        vote_response_from_pb(response)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let mut client = self.client(Lane::Heartbeat)?;
+        let response = self
+            .ask(option.soft_ttl(), client.pre_vote(vote_request_to_pb(&request)))
+            .await?;
+        vote_response_from_pb(response)
+    }
+}
+
+fn vote_request_to_pb(request: &VoteRequest<TypeConfig>) -> pb::VoteRequest {
+    pb::VoteRequest {
+        vote: Some(vote_to_pb(&request.vote)),
+        last_log_id: request.last_log_id.as_ref().map(log_id_to_pb),
+        leadership_transfer: request.leadership_transfer,
+    }
+}
+
+fn vote_response_from_pb(response: pb::VoteResponse) -> Result<VoteResponse<TypeConfig>, RpcError> {
+    let vote = vote_from_pb(response.vote).map_err(|error| malformed(&error))?;
+    Ok(VoteResponse::new(
+        vote,
+        response.last_log_id.map(log_id_from_pb),
+        response.granted,
+    ))
+}
+
+impl NetSnapshot<TypeConfig> for Connection {
+    type SnapshotData = SnapshotFile;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + openraft::OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let mut client = self.client(Lane::Snapshot)?;
+        let meta = serde_json::to_vec(&snapshot.meta).map_err(|error| NetworkError::new(&error))?;
+        let (sender, receiver) = mpsc::channel(4);
+        let file = snapshot.snapshot;
+        let head = pb::SnapshotHead {
+            vote: Some(vote_to_pb(&vote)),
+            meta: Bytes::from(meta),
+            total_bytes: file.bytes(),
+            xxh3: file.checksum(),
+        };
+        // The file is read on a thread of its own, no faster than the messages leave; it ends when the receiver is dropped.
+        let reader = tokio::task::spawn_blocking(move || {
+            let first = pb::SnapshotChunk {
+                head: Some(head),
+                data: Bytes::new(),
+            };
+            if sender.blocking_send(first).is_err() {
+                return Ok(());
+            }
+            file.read_in_chunks(SNAPSHOT_CHUNK_BYTES, |data| {
+                sender
+                    .blocking_send(pb::SnapshotChunk { head: None, data })
+                    .is_ok()
+            })
+        });
+        let call = self.ask(
+            option.hard_ttl(),
+            client.install_snapshot(ReceiverStream::new(receiver)),
+        );
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            response = call => {
+                let response = response?;
+                if let Ok(Err(error)) = reader.await {
+                    return Err(NetworkError::new(&error).into());
+                }
+                let vote = vote_from_pb(response.vote).map_err(|error| NetworkError::new(&error))?;
+                Ok(SnapshotResponse::new(vote))
+            }
+        }
+    }
+}
+
+impl NetTransferLeader<TypeConfig> for Connection {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let mut client = self.client(Lane::Heartbeat)?;
+        let message = pb::TransferRequest {
+            from_leader: Some(vote_to_pb(request.from_leader())),
+            to_node_id: *request.to_node_id(),
+            last_log_id: request.last_log_id().map(log_id_to_pb),
+        };
+        let response = self
+            .ask(option.soft_ttl(), client.transfer_leader(message))
+            .await?;
+        crate::convert::transfer_response_from_pb(&response).map_err(|error| malformed(&error))
+    }
+}
+
+impl NetBackoff<TypeConfig> for Connection {
+    fn backoff(&self) -> Option<Backoff> {
+        // A node that comes back is found within 100 ms; one that is away costs ten refused connections a second.
+        Some(Backoff::new(std::iter::repeat(Duration::from_millis(100))))
+    }
+}

@@ -1,0 +1,320 @@
+//! The replicated state of this node: what is applied, and its snapshots.
+//!
+//! The state lives in memory. After a restart it is the newest snapshot, and openraft applies the log from there to what was known to be
+//! committed. A snapshot is built from a frozen copy of the state (O(1) to take), written by a thread of its own while applies go on:
+//! to a temporary file, fsync, rename, fsync of the folder. Only then does openraft hear of it and purge the log that it covers.
+
+mod snapshot_file;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use brama_core::{Machine, codec};
+
+use crate::clock::ClusterClock;
+use crate::replica::Applied;
+use crate::types::{Answers, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+
+pub use snapshot_file::SnapshotFileError;
+pub(crate) use snapshot_file::{IncomingSnapshot, SnapshotFile};
+
+/// A snapshot, as openraft hands it around.
+pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
+
+/// An apply that takes longer is logged with its cost.
+const SLOW_APPLY: Duration = Duration::from_millis(50);
+
+/// What a snapshot says of itself, before the state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotHead {
+    pub(crate) meta: SnapshotMeta,
+    /// Every node id that was ever a member: none is used twice.
+    pub(crate) ever_members: BTreeSet<u64>,
+}
+
+/// The state, shared between the task that applies and everybody who reads. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SharedState {
+    inner: Arc<RwLock<Inner>>,
+    applied: watch::Sender<Applied>,
+}
+
+struct Inner {
+    machine: Machine,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+    ever_members: BTreeSet<u64>,
+}
+
+impl SharedState {
+    /// Reads the state; applies wait for `f`.
+    pub(crate) fn read<T>(&self, f: impl FnOnce(&Machine) -> T) -> T {
+        f(&self.inner.read().machine)
+    }
+
+    /// Follows how far the state is.
+    pub(crate) fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    /// The newest applied log index, and the rolling hash of the state after it.
+    pub(crate) fn hash(&self) -> (u64, u64) {
+        let inner = self.inner.read();
+        (
+            inner.last_applied.map_or(0, |log_id| log_id.index),
+            inner.machine.state_hash(),
+        )
+    }
+
+    /// Whether this node id was ever a member.
+    pub(crate) fn was_member(&self, id: u64) -> bool {
+        self.inner.read().ever_members.contains(&id)
+    }
+
+    /// The membership of the newest applied membership entry.
+    pub(crate) fn membership(&self) -> StoredMembership {
+        self.inner.read().membership.clone()
+    }
+
+    fn publish(&self) {
+        let inner = self.inner.read();
+        let index = inner.last_applied.map_or(0, |log_id| log_id.index);
+        let now = Applied {
+            index,
+            revision: inner.machine.revision(),
+        };
+        drop(inner);
+        self.applied.send_if_modified(|applied| {
+            let changed = *applied != now;
+            *applied = now;
+            changed
+        });
+    }
+}
+
+/// openraft's view of the state.
+pub(crate) struct StateStore {
+    folder: PathBuf,
+    shared: SharedState,
+    clock: ClusterClock,
+    current: Option<(SnapshotMeta, SnapshotFile)>,
+    newest: watch::Receiver<Option<(SnapshotMeta, SnapshotFile)>>,
+    publish_newest: watch::Sender<Option<(SnapshotMeta, SnapshotFile)>>,
+}
+
+impl StateStore {
+    /// Reads the newest snapshot in `folder`, if there is one. Blocking.
+    ///
+    /// # Errors
+    /// When a snapshot is there but cannot be read, or is damaged: the log it covers is gone, so nothing else could stand for it.
+    pub(crate) fn open(folder: PathBuf, clock: ClusterClock) -> Result<Self, SnapshotFileError> {
+        let mut inner = Inner {
+            machine: Machine::new(),
+            last_applied: None,
+            membership: StoredMembership::default(),
+            ever_members: BTreeSet::new(),
+        };
+        let mut current = None;
+        if let Some(file) = snapshot_file::newest(&folder)? {
+            let (head, frozen) = file.load()?;
+            inner = Inner {
+                machine: Machine::thaw(frozen),
+                last_applied: head.meta.last_log_id,
+                membership: head.meta.last_membership.clone(),
+                ever_members: head.ever_members,
+            };
+            clock.applied(inner.machine.time());
+            current = Some((head.meta, file));
+        }
+        let (applied, _) = watch::channel(Applied::default());
+        let shared = SharedState {
+            inner: Arc::new(RwLock::new(inner)),
+            applied,
+        };
+        shared.publish();
+        let (publish_newest, newest) = watch::channel(None);
+        Ok(Self {
+            folder,
+            shared,
+            clock,
+            current,
+            newest,
+            publish_newest,
+        })
+    }
+
+    pub(crate) fn shared(&self) -> SharedState {
+        self.shared.clone()
+    }
+
+    /// The newest snapshot: one that a builder finished since, or the one that is known already.
+    fn current(&mut self) -> Option<(SnapshotMeta, SnapshotFile)> {
+        if let Some(built) = self.newest.borrow_and_update().clone()
+            && self
+                .current
+                .as_ref()
+                .is_none_or(|(meta, _)| meta.last_log_id < built.0.last_log_id)
+        {
+            self.current = Some(built);
+        }
+        self.current.clone()
+    }
+
+    fn apply_one(&self, (entry, responder): EntryResponder<TypeConfig>) -> io::Result<()> {
+        let started = Instant::now();
+        let term = entry.log_id.leader_id.term;
+        let mut answers = Vec::new();
+        match entry.payload {
+            EntryPayload::Blank => self.shared.inner.write().last_applied = Some(entry.log_id),
+            EntryPayload::Normal(payload) => {
+                // An entry that cannot be read was committed by a majority; to skip it would be to diverge from them.
+                let batch = codec::decode_batch(&payload.0).map_err(|error| {
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("log entry {} is {error}", entry.log_id),
+                    )
+                })?;
+                let mut inner = self.shared.inner.write();
+                answers = inner.machine.apply(term, &batch);
+                inner.last_applied = Some(entry.log_id);
+                let time = inner.machine.time();
+                drop(inner);
+                self.clock.applied(time);
+            }
+            EntryPayload::Membership(membership) => {
+                let mut inner = self.shared.inner.write();
+                inner.ever_members.extend(membership.nodes().map(|(id, _)| *id));
+                inner.membership = StoredMembership::new(Some(entry.log_id), membership);
+                inner.last_applied = Some(entry.log_id);
+            }
+        }
+        let took = started.elapsed();
+        if took > SLOW_APPLY {
+            tracing::warn!(log_id = %entry.log_id, ?took, answers = answers.len(), "an apply was slow");
+        }
+        if let Some(responder) = responder {
+            // Whoever gets the answer may look at the state at once, also through another call on this node.
+            self.shared.publish();
+            responder.send(Answers(answers));
+        }
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateStore {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let inner = self.shared.inner.read();
+        Ok((inner.last_applied, inner.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(entry) = entries.next().await {
+            self.apply_one(entry?)?;
+        }
+        self.shared.publish();
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let inner = self.shared.inner.read();
+        let head = SnapshotHead {
+            meta: SnapshotMeta {
+                last_log_id: inner.last_applied,
+                last_membership: inner.membership.clone(),
+            },
+            ever_members: inner.ever_members.clone(),
+        };
+        let frozen = inner.machine.freeze();
+        drop(inner);
+        SnapshotBuilder {
+            folder: self.folder.clone(),
+            state: Some((head, frozen)),
+            publish_newest: self.publish_newest.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let folder = self.folder.clone();
+        let (file, head, machine) = tokio::task::spawn_blocking(move || {
+            let (head, frozen) = snapshot.load()?;
+            let file = snapshot.keep(&folder, head.meta.last_log_id)?;
+            Ok::<_, SnapshotFileError>((file, head, Machine::thaw(frozen)))
+        })
+        .await
+        .map_err(io::Error::other)?
+        .map_err(io::Error::other)?;
+        if head.meta != *meta {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a snapshot is of another state than was announced",
+            ));
+        }
+        let time = machine.time();
+        {
+            let mut inner = self.shared.inner.write();
+            inner.machine = machine;
+            inner.last_applied = head.meta.last_log_id;
+            inner.membership = head.meta.last_membership.clone();
+            inner.ever_members.extend(head.ever_members);
+        }
+        self.clock.applied(time);
+        self.shared.publish();
+        self.current = Some((head.meta, file));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        Ok(self.current().map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+    }
+}
+
+/// Writes one snapshot, while applies go on.
+pub(crate) struct SnapshotBuilder {
+    folder: PathBuf,
+    state: Option<(SnapshotHead, brama_core::snapshot::Frozen)>,
+    publish_newest: watch::Sender<Option<(SnapshotMeta, SnapshotFile)>>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (head, frozen) = self
+            .state
+            .take()
+            .ok_or_else(|| io::Error::other("a snapshot builder builds one snapshot"))?;
+        let folder = self.folder.clone();
+        let started = Instant::now();
+        let (meta, file) = tokio::task::spawn_blocking(move || {
+            let file = SnapshotFile::write(&folder, &head, &frozen)?;
+            Ok::<_, SnapshotFileError>((head.meta, file))
+        })
+        .await
+        .map_err(io::Error::other)?
+        .map_err(io::Error::other)?;
+        tracing::info!(bytes = file.bytes(), took = ?started.elapsed(), "wrote a snapshot");
+        self.publish_newest
+            .send_replace(Some((meta.clone(), file.clone())));
+        Ok(Snapshot { meta, snapshot: file })
+    }
+}
