@@ -29,6 +29,7 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -123,6 +124,7 @@ impl Disk {
         let durable =
             durable.ok_or_else(|| damaged(folder, format!("{MARK_FILE} is not what was written")))?;
 
+        wait_for_release(folder)?;
         let (db, meta, record) = guarded(folder, || {
             let db = config(folder).open()?;
             let meta = db.open_tree(META_TREE)?;
@@ -412,6 +414,24 @@ fn config(folder: &Path) -> sled::Config {
         .flush_every_ms(None)
 }
 
+/// sled lets go of its files a moment after its database is dropped, when its last background job ends. Whoever opens
+/// the log again in the same process may come before that. Other processes are kept out by the data directory's lock.
+fn wait_for_release(folder: &Path) -> Result<(), LogError> {
+    let path = folder.join(DATA_FILE);
+    let failed = |error| LogError::io("lock", &path, error);
+    let file = File::open(&path).map_err(failed)?;
+    let deadline = Instant::now() + RELEASE_DEADLINE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return file.unlock().map_err(failed),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
 /// Makes every file of the folder durable, and their names. sled leaves `conf` empty after a power cut just after its creation.
 fn sync_files(folder: &Path) -> Result<(), LogError> {
     let failed = |error| LogError::io("sync", folder, error);
@@ -435,6 +455,7 @@ const MARK_FILE: &str = "durable-mark";
 const META_TREE: &str = "meta";
 const RECORD_KEY: &str = "record";
 const SEGMENT_PREFIX: &str = "seg-";
+const RELEASE_DEADLINE: Duration = Duration::from_secs(10);
 /// Reads are served from a cache of entries, so sled's cache of pages may be small.
 const SLED_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// A batch of writes keeps a part of sled's buffers from being written until it is complete.

@@ -1,0 +1,212 @@
+//! What is told to be on disk, is; and after an error nothing is told any more.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::*;
+use crate::log_store::disk::{Disk, SyncData};
+
+/// A disk that counts its syncs, and waits or fails when it is told to.
+#[derive(Default)]
+struct Control {
+    synced: AtomicU64,
+    held: Mutex<bool>,
+    released: Condvar,
+    failing: Mutex<bool>,
+}
+
+struct Controlled(Arc<Control>, Box<dyn SyncData>);
+
+impl SyncData for Controlled {
+    fn sync_data(&self) -> io::Result<()> {
+        let mut held = self.0.held.lock();
+        while *held {
+            self.0.released.wait(&mut held);
+        }
+        if *self.0.failing.lock() {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.1.sync_data()?;
+        self.0.synced.fetch_add(1, SeqCst);
+        Ok(())
+    }
+}
+
+impl Control {
+    fn hold(&self, held: bool) {
+        *self.held.lock() = held;
+        self.released.notify_all();
+    }
+}
+
+fn controlled() -> (TestLog, Arc<Control>) {
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("log");
+    crate::log_store::create(&folder).unwrap();
+    let control = Arc::new(Control::default());
+    let (mut disk, record) = Disk::open(&folder, SMALL.segment).unwrap();
+    disk.replace_sync(|real| Box::new(Controlled(control.clone(), real)));
+    let store = LogStore::start(disk, record, SMALL).unwrap();
+    (TestLog { folder, store, dir }, control)
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_before_the_disk_has_it() {
+    let (mut log, control) = controlled();
+    control.hold(true);
+    let (first, mut first_done) = callback();
+    log.store.append(entries(1, 0..3, 100), first).await.unwrap();
+    assert_eq!(log.all().await, entries(1, 0..3, 100), "but it can be read");
+    let (second, mut second_done) = callback();
+    log.store.append(entries(1, 3..5, 100), second).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(first_done.try_recv().is_err() && second_done.try_recv().is_err());
+    assert_eq!(control.synced.load(SeqCst), 0);
+    control.hold(false);
+    second_done.await.unwrap().unwrap();
+    assert!(first_done.try_recv().unwrap().is_ok(), "callbacks come in order");
+    assert!(control.synced.load(SeqCst) >= 1);
+}
+
+#[tokio::test]
+async fn a_vote_is_on_disk_when_it_is_given() {
+    let (mut log, control) = controlled();
+    for term in 1..=5 {
+        log.store.save_vote(&vote(term, 1)).await.unwrap();
+        assert_eq!(
+            control.synced.load(SeqCst),
+            term,
+            "each vote needs a sync of its own"
+        );
+    }
+    control.hold(true);
+    let next = vote(6, 1);
+    let saving = log.store.save_vote(&next);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), saving)
+            .await
+            .is_err(),
+        "it waits for the disk"
+    );
+    assert_eq!(log.store.reader().read_vote().await.unwrap(), Some(vote(5, 1)));
+    control.hold(false);
+}
+
+#[tokio::test]
+async fn what_waits_shares_one_flush() {
+    let (mut log, control) = controlled();
+    control.hold(true);
+    let mut done = Vec::new();
+    for index in 0..200 {
+        let (callback, answer) = callback();
+        log.store
+            .append(entries(1, index..index + 1, 100), callback)
+            .await
+            .unwrap();
+        done.push(answer);
+    }
+    control.hold(false);
+    for answer in done {
+        answer.await.unwrap().unwrap();
+    }
+    assert!(
+        control.synced.load(SeqCst) <= 3,
+        "{} syncs",
+        control.synced.load(SeqCst)
+    );
+    let stats = log.store.handle().stats();
+    assert_eq!(
+        (stats.flushes(), stats.entries()),
+        (control.synced.load(SeqCst), 200)
+    );
+    assert!(stats.longest() >= stats.last() && stats.bytes() > 20_000);
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
+    let (mut log, control) = controlled();
+    log.append(entries(1, 0..3, 100)).await;
+    *control.failing.lock() = true;
+    let error = append(&mut log.store, entries(1, 3..4, 100)).await.unwrap_err();
+    assert!(error.to_string().contains("could not sync"), "{error}");
+    // The kernel reports a lost write once. That the next sync would succeed means nothing.
+    *control.failing.lock() = false;
+    assert!(log.store.save_vote(&vote(2, 1)).await.is_err());
+    assert!(append(&mut log.store, entries(1, 4..5, 100)).await.is_err());
+    assert!(log.store.purge(log_id(1, 2)).await.is_err());
+    assert!(log.store.truncate_after(None).await.is_err());
+    assert_eq!(log.store.reader().read_vote().await.unwrap(), None);
+    assert!(log.store.handle().close().await.is_err());
+    let log = LogStore::open_with(&log.folder, SMALL).unwrap();
+    assert_eq!(all(&log).await[..3], entries(1, 0..3, 100)[..]);
+}
+
+#[tokio::test]
+async fn writes_that_wait_when_the_disk_fails_all_fail() {
+    let (mut log, control) = controlled();
+    control.hold(true);
+    let mut done = Vec::new();
+    for index in 0..20 {
+        let (callback, answer) = callback();
+        log.store
+            .append(entries(1, index..index + 1, 100), callback)
+            .await
+            .unwrap();
+        done.push(answer);
+    }
+    *control.failing.lock() = true;
+    control.hold(false);
+    for answer in done {
+        assert!(answer.await.unwrap().is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_value_in_a_blob_file_is_refused() {
+    let mut log = TestLog::new(SMALL);
+    log.append(entries(1, 0..3, 100)).await;
+    std::fs::write(log.folder.join("blobs").join("123"), b"x").unwrap();
+    let error = append(&mut log.store, entries(1, 3..4, 100)).await.unwrap_err();
+    assert!(error.to_string().contains("blobs"), "{error}");
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_leaves_nothing_half_done() {
+    let (mut log, control) = controlled();
+    control.hold(true);
+    let mut written = 0;
+    // Until the queue is full; then the next append waits for room, and is given up.
+    loop {
+        let (callback, _) = callback();
+        let bytes = 1_000_000;
+        let appending = log
+            .store
+            .append(entries(1, written..written + 1, bytes), callback);
+        match tokio::time::timeout(Duration::from_millis(100), appending).await {
+            Ok(done) => done.unwrap(),
+            Err(_) => break,
+        }
+        written += 1;
+        assert!(written < 100, "the bytes that wait are bounded");
+    }
+    control.hold(false);
+    log.append(entries(1, written..written + 1, 10)).await;
+    let log = log.reopen(SMALL).await;
+    assert_eq!(log.state().1, Some(log_id(1, written)));
+}
+
+#[tokio::test]
+async fn a_closed_log_answers_with_errors() {
+    let mut log = TestLog::new(SMALL);
+    log.append(entries(1, 0..3, 100)).await;
+    let handle = log.store.handle();
+    handle.close().await.unwrap();
+    handle.close().await.unwrap();
+    assert!(append(&mut log.store, entries(1, 3..4, 100)).await.is_err());
+    assert!(log.store.save_vote(&vote(1, 1)).await.is_err());
+    assert!(log.store.reader().try_get_log_entries(..).await.is_err());
+}

@@ -1,0 +1,55 @@
+//! openraft's suite for log stores and state machines, on ours.
+
+use std::time::Duration;
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use tempfile::TempDir;
+
+use super::{SMALL, TestLog};
+use crate::clock::ClusterClock;
+use crate::log_store::{LogStore, Sizes};
+use crate::replica::TimeSource;
+use crate::state_store::StateStore;
+use crate::types::TypeConfig;
+
+struct Builder(Sizes);
+
+impl StoreBuilder<TypeConfig, LogStore, StateStore, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, StateStore), StorageError<TypeConfig>> {
+        let TestLog { store, dir, .. } = TestLog::new(self.0);
+        let snapshots = dir.path().join("snapshots");
+        std::fs::create_dir(&snapshots).unwrap();
+        let state = StateStore::open(snapshots, ClusterClock::new(std::sync::Arc::new(Stopped))).unwrap();
+        Ok((dir, store, state))
+    }
+}
+
+struct Stopped;
+
+impl TimeSource for Stopped {
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn wall(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openrafts_suite_passes_on_small_segments() {
+    let sizes = Sizes {
+        segment: super::SegmentLimits {
+            entries: 3,
+            ..SMALL.segment
+        },
+        ..SMALL
+    };
+    Suite::test_all(Builder(sizes)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openrafts_suite_passes_on_the_sizes_that_nodes_use() {
+    Suite::test_all(Builder(Sizes::default())).await.unwrap();
+}
