@@ -1,1 +1,13 @@
-//! Filled in below.
+//! A node of Brama: the services, subscriptions, timers and life cycle around the replicated breaker.
+//!
+//! [`lifecycle::Node`] puts the parts together: `brama_raft::Replica` is consensus and state, `api` is what clients call, [`timers`] fires
+//! what is due while this node leads, [`config`] is what the node was told before it started.
+
+pub mod clock_source;
+pub mod config;
+mod connections;
+pub mod lifecycle;
+pub mod logging;
+pub mod timers;
+
+pub use lifecycle::Node;

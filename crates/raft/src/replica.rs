@@ -394,8 +394,10 @@ impl Replica {
     /// exit, with this message.
     pub async fn failed(&self) -> String {
         let mut failed = self.inner.failed.subscribe();
-        match failed.wait_for(Option::is_some).await {
-            Ok(message) => message.clone().unwrap_or_default(),
+        // The guard must be gone before the next await, or no task could wait for this.
+        let message = failed.wait_for(Option::is_some).await.map(|message| message.clone());
+        match message {
+            Ok(message) => message.unwrap_or_default(),
             // The sender lives in `inner`, which `self` holds.
             Err(_) => std::future::pending().await,
         }

@@ -1,0 +1,106 @@
+//! Every setting with the value that holds and where it came from, for `brama config show`.
+
+use std::time::Duration;
+
+use brama_core::policy::{Expiry, ExpiryStrategy};
+
+use super::keys::KEYS;
+use super::layers::Origins;
+use super::{Config, LogFormat, OriginConfig};
+
+/// One key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// E.g. `node.id`.
+    pub key: &'static str,
+    /// As a person would write it; `None`: not set, so that what is built into the breaker (or the other origin of the cluster) holds.
+    pub value: Option<String>,
+    /// `default`, or the layer: `file config/node1.toml`, `environment BRAMA_NODE__ID`, `flag --id`.
+    pub origin: String,
+}
+
+pub(super) fn settings(config: &Config, origins: &Origins<'_>) -> Vec<Setting> {
+    KEYS.iter()
+        .map(|(key, _)| Setting {
+            key,
+            value: value(config, key),
+            origin: origins.of(key),
+        })
+        .collect()
+}
+
+fn value(config: &Config, key: &str) -> Option<String> {
+    let Config {
+        node,
+        cluster,
+        raft,
+        limits,
+        defaults,
+        log,
+        events,
+    } = config;
+    let policy = &defaults.policy;
+    let text = |length: Duration| humantime::format_duration(length).to_string();
+    let ms = |length: Option<u64>| length.map(|ms| text(Duration::from_millis(ms)));
+    let number = |number: Option<u32>| number.map(|number| number.to_string());
+    match key {
+        "node.id" => Some(node.id.to_string()),
+        "node.data_dir" => Some(node.data_dir.display().to_string()),
+        "node.client_listen" => Some(node.client_listen.to_string()),
+        "node.peer_listen" => Some(node.peer_listen.to_string()),
+        "node.client_address" => Some(node.client_address.clone()),
+        "node.peer_address" => Some(node.peer_address.clone()),
+        "cluster.name" => Some(cluster.name.clone()),
+        "cluster.members" => match &cluster.origin {
+            OriginConfig::Members(members) => {
+                let members = members
+                    .iter()
+                    .map(|member| format!("{}={}", member.id, member.peer));
+                Some(members.collect::<Vec<_>>().join(","))
+            }
+            OriginConfig::Join(_) => None,
+        },
+        "cluster.join" => match &cluster.origin {
+            OriginConfig::Join(seeds) => Some(seeds.join(",")),
+            OriginConfig::Members(_) => None,
+        },
+        "raft.election_timeout_min" => Some(text(raft.election_timeout_min)),
+        "raft.election_timeout_max" => Some(text(raft.election_timeout_max)),
+        "raft.heartbeat_interval" => Some(text(raft.heartbeat_interval)),
+        "raft.snapshot_every" => Some(raft.snapshot_every.to_string()),
+        "raft.keep_entries" => Some(raft.keep_entries.to_string()),
+        "limits.max_circuits" => Some(limits.cluster.max_circuits.to_string()),
+        "limits.max_sessions" => Some(limits.cluster.max_sessions.to_string()),
+        "limits.max_events" => Some(limits.cluster.max_events.to_string()),
+        "limits.max_event_bytes" => Some(limits.cluster.max_event_bytes.to_string()),
+        "limits.max_subscribers" => Some(limits.max_subscribers.to_string()),
+        "limits.max_connections" => Some(limits.max_connections.to_string()),
+        "defaults.max_attempts" => number(policy.max_attempts),
+        "defaults.expiry" => policy.expiry.map(|expiry| match expiry {
+            Expiry::Ms(ms) => text(Duration::from_millis(ms)),
+            Expiry::Never => "never".to_owned(),
+        }),
+        "defaults.expiry_strategy" => policy.expiry_strategy.map(|strategy| {
+            let name = match strategy {
+                ExpiryStrategy::Fixed => "fixed",
+                ExpiryStrategy::Progressive => "progressive",
+            };
+            name.to_owned()
+        }),
+        "defaults.initial_expiry" => ms(policy.initial_expiry_ms),
+        "defaults.max_expiry" => ms(policy.max_expiry_ms),
+        "defaults.backoff_factor" => policy.backoff_factor.map(|factor| factor.to_string()),
+        "defaults.half_open_max_probes" => number(policy.half_open_max_probes),
+        "defaults.half_open_successes" => number(policy.half_open_successes),
+        "defaults.probe_timeout" => ms(policy.probe_timeout_ms),
+        "defaults.inactive_threshold" => ms(defaults.global.inactive_threshold_ms),
+        "defaults.cleanup_interval" => ms(defaults.global.cleanup_interval_ms),
+        "log.format" => Some(match log.format {
+            LogFormat::Text => "text".to_owned(),
+            LogFormat::Json => "json".to_owned(),
+        }),
+        "log.level" => Some(log.level.clone()),
+        "events.progress_interval" => Some(text(events.progress_interval)),
+        _ => None,
+    }
+}

@@ -1,0 +1,330 @@
+//! The life of a node: what starts in which order, and who waits for whom when it ends.
+//!
+//! ```text
+//! start   log and state from disk, port for nodes  (Replica::start)
+//!         port for clients                          health says NOT_SERVING
+//!         timers, health                            SERVING once recovered and in touch with a majority
+//!
+//! stop    1 health says NOT_SERVING                 balancers and clients look elsewhere
+//!         2 leadership is handed over               nobody has to wait for an election
+//!         3 the port for clients is closed          connections are told to go away
+//!         4 streams end with RESUME_ELSEWHERE       subscribers go on elsewhere, with their cursor
+//!         5 calls in flight are answered            at most until two thirds of the time are over, then they are cut
+//!         6 consensus stops, the log is flushed     Replica::stop
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, HealthService};
+
+use brama_core::command::{Bootstrap, ClusterId};
+use brama_raft::{Options, Origin, Replica, TimeSource, Timing};
+
+use crate::clock_source::SystemClocks;
+use crate::config::{Config, DefaultsConfig, OriginConfig};
+use crate::{connections, timers};
+
+/// How often health is looked at.
+const HEALTH_EVERY: Duration = Duration::from_millis(100);
+/// The names under which health is told: the node as a whole, and the services that need a cluster.
+const HEALTH_NAMES: [&str; 3] = ["", "brama.v1.Circuits", "brama.v1.Events"];
+
+/// Why a node did not start. Nothing of it is running then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory, or the port for nodes.
+    #[error(transparent)]
+    Replica(#[from] brama_raft::StartError),
+    /// The port for clients.
+    #[error("cannot listen for clients at {address}: {source}; is another node running here?")]
+    Listen {
+        /// `node.client_listen`.
+        address: SocketAddr,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+}
+
+/// A running node. Dropping it does not stop it: [`Node::stop`] does.
+pub struct Node {
+    replica: Replica,
+    client_address: SocketAddr,
+    health: HealthReporter,
+    /// Ends what only watches: health and the comparison with the log.
+    watching: CancellationToken,
+    /// Ends the timers.
+    timers: CancellationToken,
+    /// Closes the port for clients, and asks connections to end.
+    closing: CancellationToken,
+    /// Ends subscriptions and streams, with the advice to resume elsewhere.
+    end_streams: CancellationToken,
+    /// Cuts the calls that are still in flight.
+    cut: CancellationToken,
+    /// The port for clients.
+    server: TaskTracker,
+    tasks: TaskTracker,
+}
+
+impl Node {
+    /// Opens the data directory, listens for nodes and clients, and makes or joins the cluster in the background; see [`Node::ready`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        warn_of_exposure(&config);
+        let client_listen = config.node.client_listen;
+        let refused = |source| StartError::Listen {
+            address: client_listen,
+            source,
+        };
+        let listener = connections::listen(client_listen).await.map_err(refused)?;
+        let client_address = listener.local_addr().map_err(refused)?;
+        let replica = Replica::start(replica_options(&config, Arc::new(SystemClocks::new()))).await?;
+
+        let health = HealthReporter::new();
+        tell(&health, ServingStatus::NotServing).await;
+        let node = Self {
+            replica: replica.clone(),
+            client_address,
+            health: health.clone(),
+            watching: CancellationToken::new(),
+            timers: CancellationToken::new(),
+            closing: CancellationToken::new(),
+            end_streams: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            server: TaskTracker::new(),
+            tasks: TaskTracker::new(),
+        };
+        node.serve(&config, listener);
+        node.tasks
+            .spawn(timers::run(replica.clone(), node.timers.clone()));
+        node.tasks.spawn(
+            node.watching
+                .clone()
+                .run_until_cancelled_owned(watch_health(replica.clone(), health)),
+        );
+        let compare = warn_of_differences(replica, config);
+        node.tasks
+            .spawn(node.watching.clone().run_until_cancelled_owned(compare));
+        Ok(node)
+    }
+
+    /// Stops in the order that this file's head shows, in at most `within`; what is not done then is cut off. A second call does nothing.
+    pub async fn stop(&self, within: Duration) {
+        if self.closing.is_cancelled() {
+            return;
+        }
+        let deadline = Instant::now() + within;
+        tracing::info!("stopping");
+        // 1. Health.
+        self.watching.cancel();
+        tell(&self.health, ServingStatus::NotServing).await;
+        // 2. Leadership.
+        self.hand_over(Instant::now() + within / 4).await;
+        // 3. and 4. The port for clients, and streams.
+        self.closing.cancel();
+        self.end_streams.cancel();
+        // 5. Calls in flight.
+        self.server.close();
+        if tokio::time::timeout_at(Instant::now() + within / 3, self.server.wait())
+            .await
+            .is_err()
+        {
+            tracing::info!("some clients keep their connections; they are cut");
+            self.cut.cancel();
+        }
+        // 6. Consensus and the log.
+        self.timers.cancel();
+        self.replica.stop(deadline).await;
+        self.tasks.close();
+        if tokio::time::timeout_at(deadline, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some tasks did not stop in time");
+        }
+        tracing::info!("stopped");
+    }
+
+    /// Completes when this node cannot go on, with what a person needs to know; the process must exit then. It is out of health already.
+    pub async fn failed(&self) -> String {
+        self.replica.failed().await
+    }
+
+    /// Completes once the node has recovered its state and is in touch with a majority: when its health turns to SERVING.
+    pub async fn ready(&self) {
+        while !is_ready(&self.replica) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Where it listens for clients.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Its part in consensus.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    fn serve(&self, config: &Config, listener: tokio::net::TcpListener) {
+        let server = tonic::transport::Server::builder()
+            // A client that is gone without a word frees its place, also while it waits for events.
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            // What a slow subscriber leaves unread must not use up the window of the calls beside it on the connection.
+            .initial_stream_window_size(64 * 1024)
+            .initial_connection_window_size(4 * 1024 * 1024)
+            .max_concurrent_streams(1024)
+            .http2_max_header_list_size(16 * 1024)
+            .add_service(tonic_health::pb::health_server::HealthServer::new(
+                HealthService::from_health_reporter(self.health.clone()),
+            ));
+        let incoming = connections::accept(listener, config.limits.max_connections);
+        let (closing, cut) = (self.closing.clone(), self.cut.clone());
+        self.server.spawn(async move {
+            let serving = server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned());
+            match cut.run_until_cancelled_owned(serving).await {
+                Some(Err(error)) => tracing::error!(%error, "the port for clients is closed"),
+                Some(Ok(())) | None => {}
+            }
+        });
+    }
+
+    async fn hand_over(&self, deadline: Instant) {
+        if self.replica.leadership().borrow().term.is_none() {
+            return;
+        }
+        match tokio::time::timeout_at(deadline, self.replica.transfer_leader(None, deadline)).await {
+            Ok(Ok(leader)) => tracing::info!(leader, "handed leadership over"),
+            Ok(Err(error)) => tracing::info!(%error, "leadership was not handed over"),
+            Err(_) => tracing::info!("nobody took leadership over in time"),
+        }
+    }
+}
+
+fn is_ready(replica: &Replica) -> bool {
+    replica.is_recovered() && replica.has_quorum()
+}
+
+async fn tell(health: &HealthReporter, status: ServingStatus) {
+    for name in HEALTH_NAMES {
+        health.set_service_status(name, status).await;
+    }
+}
+
+/// Keeps health up to date until the node has failed.
+async fn watch_health(replica: Replica, health: HealthReporter) {
+    let mut served = false;
+    let watch = async {
+        loop {
+            let ready = is_ready(&replica);
+            if ready != served {
+                served = ready;
+                if ready {
+                    tracing::info!("ready: recovered, and in touch with a majority");
+                } else {
+                    tracing::warn!("not ready: out of touch with a majority");
+                }
+                tell(
+                    &health,
+                    if ready {
+                        ServingStatus::Serving
+                    } else {
+                        ServingStatus::NotServing
+                    },
+                )
+                .await;
+            }
+            tokio::time::sleep(HEALTH_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = watch => {}
+        _ = replica.failed() => tell(&health, ServingStatus::NotServing).await,
+    }
+}
+
+/// Says so if the cluster was bootstrapped with other defaults or limits than this node's configuration has: they do not count any more.
+async fn warn_of_differences(replica: Replica, config: Config) {
+    let mut applied = replica.applied();
+    let (defaults, limits) = loop {
+        let replicated =
+            replica.read(|machine| machine.defaults().map(|defaults| (defaults, machine.limits())));
+        match replicated {
+            Some(found) if replica.is_recovered() => break found,
+            _ if applied.changed().await.is_err() => return,
+            _ => {}
+        }
+    };
+    let (policy, global) = defaults;
+    if (DefaultsConfig { policy, global }) != config.defaults {
+        tracing::warn!(
+            "[defaults] of this node's configuration differ from those with which the cluster was bootstrapped, and are not used; \
+             `brama configure` changes the cluster's options"
+        );
+    }
+    if limits != config.limits.cluster {
+        tracing::warn!(
+            "[limits] of this node's configuration differ from those with which the cluster was bootstrapped, and are not used"
+        );
+    }
+}
+
+fn warn_of_exposure(config: &Config) {
+    for (what, address) in [
+        ("clients", config.node.client_listen),
+        ("other nodes", config.node.peer_listen),
+    ] {
+        if !address.ip().is_loopback() {
+            tracing::warn!(
+                %address,
+                "listening for {what} beyond this machine, without encryption and without asking who they are: whoever reaches this port \
+                 can open and close every circuit; keep it inside a network that you trust"
+            );
+        }
+    }
+}
+
+fn replica_options(config: &Config, time: Arc<dyn TimeSource>) -> Options {
+    let origin = match &config.cluster.origin {
+        OriginConfig::Members(members) => Origin::Bootstrap {
+            members: members
+                .iter()
+                .map(|member| (member.id, member.peer.clone()))
+                .collect(),
+            first: Box::new(Bootstrap {
+                cluster_id: ClusterId::default(),
+                defaults: config.defaults.policy.clone(),
+                global_defaults: config.defaults.global,
+                limits: config.limits.cluster,
+            }),
+        },
+        OriginConfig::Join(seeds) => Origin::Join { seeds: seeds.clone() },
+    };
+    Options {
+        node_id: config.node.id,
+        cluster_name: config.cluster.name.clone(),
+        data_dir: config.node.data_dir.clone(),
+        peer_listen: config.node.peer_listen,
+        peer_address: config.node.peer_address.clone(),
+        client_address: config.node.client_address.clone(),
+        origin,
+        timing: Timing {
+            election_min: config.raft.election_timeout_min,
+            election_max: config.raft.election_timeout_max,
+            heartbeat: config.raft.heartbeat_interval,
+        },
+        time,
+        snapshot_every: config.raft.snapshot_every,
+        keep_entries: config.raft.keep_entries,
+    }
+}
