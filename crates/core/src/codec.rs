@@ -129,7 +129,10 @@ pub fn peek_time(bytes: &[u8]) -> Result<ClusterTime, CodecError> {
         None => Err(CodecError::Empty { what: "batch" }),
         Some((&VERSION, rest)) => postcard::take_from_bytes(rest)
             .map(|(time, _)| time)
-            .map_err(|source| CodecError::Damaged { what: "batch", source }),
+            .map_err(|source| CodecError::Damaged {
+                what: "batch",
+                source,
+            }),
         Some((&found, _)) => Err(CodecError::Version { found }),
     }
 }
@@ -142,8 +145,14 @@ mod tests {
     fn a_built_batch_is_the_encoded_batch() {
         let name = crate::CircuitName::new(Some("s"), "a").unwrap();
         let commands = vec![
-            Command::Unregister { name: name.clone(), reason: None },
-            Command::Reset { name, reason: Some("x".into()) },
+            Command::Unregister {
+                name: name.clone(),
+                reason: None,
+            },
+            Command::Reset {
+                name,
+                reason: Some("x".into()),
+            },
         ];
         for n in 0..=commands.len() {
             let mut builder = BatchBuilder::default();
@@ -152,7 +161,13 @@ mod tests {
             }
             let time = ClusterTime::from_micros(1_700_000_000_000_000);
             let bytes = builder.finish(time);
-            assert_eq!(bytes, encode_batch(&Batch { time, commands: commands[..n].to_vec() }));
+            assert_eq!(
+                bytes,
+                encode_batch(&Batch {
+                    time,
+                    commands: commands[..n].to_vec()
+                })
+            );
             assert_eq!(peek_time(&bytes).unwrap(), time);
         }
     }

@@ -1,12 +1,38 @@
 //! A state at one moment: cheap to take, written and read in a versioned encoding.
+//!
+//! ```text
+//! magic (8) · version (4, big-endian) · head · circuits · sessions · events · xxh3 of all before (8, big-endian)
+//! ```
+//!
+//! Head, circuits, sessions and events are records: their length (4, big-endian) and their postcard encoding. They are written and read one by
+//! one, so a snapshot never stands in memory as a whole, and a damaged length is never believed.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
-use crate::machine::Machine;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
-/// A state at one moment.
+use crate::circuit::Circuit;
+use crate::command::{Bootstrap, CircuitId};
+use crate::event::Event;
+use crate::event_log::EventLog;
+use crate::machine::{Machine, State, Sweeps};
+use crate::policy::{GlobalOptions, Policy};
+use crate::session::Session;
+use crate::time::ClusterTime;
+
+const MAGIC: &[u8; 8] = b"BRAMASTA";
+const VERSION: u32 = 1;
+/// No record is longer: the largest is an event or a circuit with all its texts at their limits.
+const MAX_RECORD_BYTES: u32 = 1024 * 1024;
+
+/// A state at one moment. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Frozen {}
+pub struct Frozen {
+    pub(crate) state: State,
+}
 
 /// Why a snapshot could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -28,21 +54,202 @@ pub enum SnapshotError {
     },
 }
 
-#[allow(missing_docs, unused_variables)]
+/// Everything that is not a list.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    cluster: Option<Arc<Bootstrap>>,
+    global: Arc<Policy>,
+    global_options: GlobalOptions,
+    time: ClusterTime,
+    hash: u64,
+    next_circuit: u64,
+    generation_floor: u64,
+    sweeps: Sweeps,
+    revision: u64,
+    circuits: u64,
+    sessions: u64,
+    events: u64,
+}
+
 impl Frozen {
-    /// All circuits etc. can be read as from a machine.
+    /// The machine that this state is of, for reading.
     pub fn machine(&self) -> Machine {
         Machine::thaw(self.clone())
     }
-    /// Writes it in the newest version, in pieces (never one buffer of the whole).
+
+    /// Writes the state in the newest version, piece by piece.
+    ///
+    /// # Errors
+    /// When `out` fails.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
-        Ok(())
+        let mut out = Hashing {
+            inner: out,
+            hash: Xxh3::new(),
+        };
+        out.write_all(MAGIC)?;
+        out.write_all(&VERSION.to_be_bytes())?;
+        let state = &self.state;
+        let head = Head {
+            cluster: state.cluster.clone(),
+            global: state.global.clone(),
+            global_options: state.global_options,
+            time: state.time,
+            hash: state.hash,
+            next_circuit: state.next_circuit,
+            generation_floor: state.generation_floor,
+            sweeps: state.sweeps,
+            revision: state.events.revision(),
+            circuits: state.circuits.len() as u64,
+            sessions: state.sessions.len() as u64,
+            events: state.events.iter().len() as u64,
+        };
+        write_record(&mut out, &head)?;
+        for (id, circuit) in &state.circuits {
+            write_record(&mut out, &(id, &**circuit))?;
+        }
+        for (id, session) in &state.sessions {
+            write_record(&mut out, &(id, &**session))?;
+        }
+        for event in state.events.iter() {
+            write_record(&mut out, &**event)?;
+        }
+        let digest = out.hash.digest();
+        out.inner.write_all(&digest.to_be_bytes())
     }
+
+    /// Reads what [`Frozen::write_to`] wrote; `input` stands behind it then.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; whatever the bytes are, it neither panics nor allocates beyond what they hold.
     pub fn read_from(input: &mut impl Read) -> Result<Self, SnapshotError> {
-        Ok(Self {})
+        let mut input = Hashing {
+            inner: input,
+            hash: Xxh3::new(),
+        };
+        let mut start = [0; 12];
+        read_all(&mut input, &mut start)?;
+        let (magic, version) = start.split_at(8);
+        if magic != MAGIC {
+            return Err(SnapshotError::Damaged("it does not begin as one".into()));
+        }
+        let found = version.iter().fold(0, |n, &byte| n << 8 | u32::from(byte));
+        if found != VERSION {
+            return Err(SnapshotError::Version {
+                found,
+                newest: VERSION,
+            });
+        }
+        let head: Head = read_record(&mut input)?;
+        let mut state = State {
+            cluster: head.cluster,
+            global: head.global,
+            global_options: head.global_options,
+            time: head.time,
+            hash: head.hash,
+            next_circuit: head.next_circuit,
+            generation_floor: head.generation_floor,
+            sweeps: head.sweeps,
+            ..State::default()
+        };
+        for _ in 0..head.circuits {
+            let (id, circuit): (CircuitId, Circuit) = read_record(&mut input)?;
+            let known = state.names.insert(circuit.name.clone(), id).is_some();
+            if state.circuits.insert(id, Arc::new(circuit)).is_some() || known || id.0 >= head.next_circuit {
+                return Err(SnapshotError::Damaged("a circuit is there twice".into()));
+            }
+        }
+        for _ in 0..head.sessions {
+            let (id, session): (u128, Session) = read_record(&mut input)?;
+            state.sessions.insert(id, Arc::new(session));
+        }
+        let mut events = Vec::new();
+        for _ in 0..head.events {
+            events.push(Arc::new(read_record::<Event>(&mut input)?));
+        }
+        let digest = input.hash.digest();
+        let mut end = [0; 8];
+        read_all(&mut input, &mut end)?;
+        if u64::from_be_bytes(end) != digest {
+            return Err(SnapshotError::Damaged("its checksum is wrong".into()));
+        }
+        // Only now, when the checksum vouches for the numbers: they must still fit each other.
+        state.events =
+            EventLog::restore(head.revision, events).map_err(|what| SnapshotError::Damaged(what.into()))?;
+        Ok(Self { state })
     }
+
     /// Hash over the canonical encoding of the whole state; O(n). Equal states have equal hashes.
     pub fn content_hash(&self) -> u64 {
-        0
+        let mut out = Hashing {
+            inner: io::sink(),
+            hash: Xxh3::new(),
+        };
+        // A sink takes everything.
+        let _ = self.write_to(&mut out);
+        out.hash.digest()
     }
+}
+
+/// Passes bytes on, and hashes them.
+struct Hashing<T> {
+    inner: T,
+    hash: Xxh3,
+}
+
+impl<T: Write> Write for Hashing<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<T: Read> Read for Hashing<T> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(bytes)?;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+}
+
+fn write_record(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    let bytes = postcard::to_stdvec(value).map_err(io::Error::other)?;
+    let length = u32::try_from(bytes.len())
+        .ok()
+        .filter(|length| *length <= MAX_RECORD_BYTES);
+    let length =
+        length.ok_or_else(|| io::Error::other(format!("a record of {} bytes is too long", bytes.len())))?;
+    out.write_all(&length.to_be_bytes())?;
+    out.write_all(&bytes)
+}
+
+fn read_record<T: DeserializeOwned>(input: &mut impl Read) -> Result<T, SnapshotError> {
+    let mut length = [0; 4];
+    read_all(input, &mut length)?;
+    let length = u32::from_be_bytes(length);
+    if length > MAX_RECORD_BYTES {
+        return Err(SnapshotError::Damaged(format!(
+            "a record would have {length} bytes"
+        )));
+    }
+    let mut bytes = vec![0; length as usize];
+    read_all(input, &mut bytes)?;
+    match postcard::take_from_bytes(&bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(SnapshotError::Damaged("a record is too long".into())),
+        Err(error) => Err(SnapshotError::Damaged(format!(
+            "a record is unreadable ({error})"
+        ))),
+    }
+}
+
+fn read_all(input: &mut impl Read, bytes: &mut [u8]) -> Result<(), SnapshotError> {
+    input.read_exact(bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => SnapshotError::Damaged("it ends too early".into()),
+        _ => SnapshotError::Io(error),
+    })
 }

@@ -1,0 +1,403 @@
+//! Applying entries: the commands that register, configure and steer circuits.
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Machine;
+use super::check::validate;
+use crate::circuit::{Circuit, State as CircuitState, StateName, Transition};
+use crate::command::{Batch, Bootstrap, CircuitId, Command, Configure, IfExists, PermitId, Register};
+use crate::event::{Cause, Event, EventKind};
+use crate::name::{CircuitName, Metadata};
+use crate::policy::{EffectivePolicy, Policy};
+use crate::query::Totals;
+use crate::reply::{Admission, Answer, Refusal, Reply};
+
+impl Machine {
+    /// Applies one log entry of `term`: one answer a command, in order. Raises cluster time to the batch's, if that is later.
+    pub fn apply(&mut self, term: u64, batch: &Batch) -> Vec<Answer> {
+        self.state.time = self.state.time.max(batch.time);
+        let revision = self.state.events.revision();
+        let answers: Vec<_> = batch
+            .commands
+            .iter()
+            .map(|command| self.apply_command(term, command))
+            .collect();
+        self.feed_hash(term, batch, &answers, revision);
+        answers
+    }
+
+    fn apply_command(&mut self, term: u64, command: &Command) -> Answer {
+        validate(command)?;
+        match command {
+            Command::Bootstrap(first) => Ok(self.bootstrap(first)),
+            Command::Register(register) => self.register(register),
+            Command::Unregister { name, reason } => Ok(self.unregister(name, reason.clone())),
+            Command::Configure(configure) => self.configure(configure),
+            Command::Report(batch) => self.report(batch),
+            Command::Acquire { name, permit } => self.acquire(name, *permit),
+            Command::Open { name, expiry, reason } => self.steer(name, reason, |circuit, policy, now| {
+                circuit.open(*expiry, reason.clone(), Cause::Manual, policy, now)
+            }),
+            Command::Close { name, reason } => {
+                self.steer(name, reason, |circuit, _, now| circuit.close_by_hand(now))
+            }
+            Command::Reset { name, reason } => self.steer(name, reason, |circuit, _, now| circuit.reset(now)),
+            Command::Fire {
+                term: proposed_in,
+                due,
+            } => {
+                if *proposed_in == term {
+                    self.fire(due);
+                }
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    /// The hash covers what went in, what came out, and every circuit that was touched as it is now.
+    fn feed_hash(&mut self, term: u64, batch: &Batch, answers: &[Answer], revision: u64) {
+        let mut hash = Hasher(Xxh3::new());
+        hash.feed(&(self.state.hash, term, batch, answers));
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        for id in self.touched.drain(..) {
+            hash.feed(&(id, self.state.circuits.get(&id).map(|circuit| &**circuit)));
+        }
+        // All events of this entry are still there: the log drops the oldest, and hashing happens before the next entry. Those that a
+        // very small log dropped at once are covered by their revisions.
+        let kept = revision.max(self.state.events.oldest() - 1);
+        let events = self.state.events.after(kept, usize::MAX).unwrap_or_default();
+        hash.feed(&(self.state.events.revision(), self.state.time, self.state.sweeps));
+        for event in events {
+            hash.feed(&*event);
+        }
+        self.state.hash = hash.0.digest();
+    }
+
+    fn bootstrap(&mut self, first: &Bootstrap) -> Reply {
+        if self.state.cluster.is_none() {
+            self.state.cluster = Some(Arc::new(first.clone()));
+        }
+        Reply::Done
+    }
+
+    fn register(&mut self, register: &Register) -> Answer {
+        if let Some(id) = self.id(&register.name) {
+            return self.register_again(id, register);
+        }
+        self.check_room_for_circuit()?;
+        self.state.effective(Some(&register.policy)).validate()?;
+        let now = self.state.time;
+        let id = CircuitId(self.state.next_circuit);
+        self.state.next_circuit += 1;
+        let circuit = Circuit {
+            name: register.name.clone(),
+            state: CircuitState::Closed,
+            generation: self.state.generation_floor.max(1),
+            failure_count: 0,
+            openings_in_a_row: 0,
+            own: boxed(&register.policy),
+            metadata: shared(&register.metadata),
+            totals: Totals::default(),
+            last_success_at: None,
+            last_failure_at: None,
+            last_reason: None,
+            registered_at: now,
+            changed_at: now,
+            active_at: now,
+            revision: 0,
+        };
+        if self.state.circuits.is_empty() {
+            // Nothing was idle before there was anything.
+            self.state.sweeps.circuits_bound = now;
+        }
+        let event = Event {
+            previous_state: None,
+            ..self.draft(EventKind::Registration, Cause::Request, &circuit)
+        };
+        self.state.names.insert(circuit.name.clone(), id);
+        self.state.circuits.insert(id, Arc::new(circuit));
+        self.touched.push(id);
+        self.emit(Some(id), event);
+        Ok(Reply::Registered {
+            created: true,
+            circuit: Box::new(self.status_of(id)?),
+        })
+    }
+
+    fn register_again(&mut self, id: CircuitId, register: &Register) -> Answer {
+        match register.if_exists {
+            IfExists::Refuse => {
+                return Err(Refusal::AlreadyRegistered {
+                    circuit: Box::new(self.status_of(id)?),
+                });
+            }
+            IfExists::Keep => {}
+            IfExists::Update => self.state.effective(Some(&register.policy)).validate()?,
+        }
+        let now = self.state.time;
+        let differs = register.if_exists == IfExists::Update
+            && self.state.circuits.get(&id).is_some_and(|circuit| {
+                circuit.own != boxed(&register.policy) || *circuit.metadata != register.metadata
+            });
+        self.change(id, |circuit| {
+            circuit.active_at = now;
+            if differs {
+                circuit.own = boxed(&register.policy);
+                circuit.metadata = shared(&register.metadata);
+            }
+        });
+        if differs {
+            self.emit_plain(id, EventKind::Configured, Cause::Request, None);
+        }
+        Ok(Reply::Registered {
+            created: false,
+            circuit: Box::new(self.status_of(id)?),
+        })
+    }
+
+    fn unregister(&mut self, name: &CircuitName, reason: Option<Arc<str>>) -> Reply {
+        let Some(id) = self.id(name) else {
+            return Reply::Unregistered { existed: false };
+        };
+        self.remove_with_event(id, EventKind::ConnectionUnregistered, Cause::Manual, reason);
+        Reply::Unregistered { existed: true }
+    }
+
+    /// Removes a circuit and says so.
+    pub(super) fn remove_with_event(
+        &mut self,
+        id: CircuitId,
+        kind: EventKind,
+        cause: Cause,
+        reason: Option<Arc<str>>,
+    ) {
+        if let Some(circuit) = self.remove(id) {
+            let event = Event {
+                new_state: None,
+                reason,
+                ..self.draft(kind, cause, &circuit)
+            };
+            self.emit(None, event);
+        }
+    }
+
+    fn configure(&mut self, configure: &Configure) -> Answer {
+        match &configure.name {
+            Some(name) => self.configure_circuit(name, configure),
+            None => self.configure_all(configure),
+        }
+    }
+
+    fn configure_circuit(&mut self, name: &CircuitName, configure: &Configure) -> Answer {
+        let id = self.known(name)?;
+        let before = self
+            .state
+            .circuits
+            .get(&id)
+            .and_then(|circuit| circuit.own.as_deref().cloned())
+            .unwrap_or_default();
+        let after = changed(&before, configure);
+        let policy = self.state.effective(Some(&after));
+        policy.validate()?;
+        let now = self.state.time;
+        let changed = before != after;
+        self.change(id, |circuit| {
+            circuit.active_at = now;
+            circuit.own = boxed(&after);
+        });
+        if changed {
+            self.emit_plain(id, EventKind::Configured, Cause::Request, None);
+        }
+        Ok(Reply::Configured { changed, policy })
+    }
+
+    fn configure_all(&mut self, configure: &Configure) -> Answer {
+        let after = changed(&self.state.global, configure);
+        let mut options = self.state.global_options.overlaid(&configure.global);
+        for option in &configure.clear {
+            options.clear(*option);
+        }
+        let inherited = match &self.state.cluster {
+            Some(cluster) => cluster.defaults.overlaid(&after),
+            None => after.clone(),
+        };
+        let policy = EffectivePolicy::resolve(&inherited, &Policy::default());
+        policy.validate()?;
+        let changed = *self.state.global != after || self.state.global_options != options;
+        if changed {
+            self.state.global = Arc::new(after);
+            self.state.global_options = options;
+            let event = Event {
+                revision: self.state.events.revision() + 1,
+                time: self.state.time,
+                name: None,
+                kind: EventKind::Configured,
+                previous_state: None,
+                new_state: None,
+                failure_count: 0,
+                cause: Cause::Request,
+                reason: None,
+                metadata: Arc::default(),
+                generation: 0,
+                count: 0,
+                expires_at: None,
+                permit: None,
+                openings_in_a_row: 0,
+            };
+            self.emit(None, event);
+        }
+        Ok(Reply::Configured { changed, policy })
+    }
+
+    /// Opens, closes or resets by hand.
+    fn steer(
+        &mut self,
+        name: &CircuitName,
+        reason: &Option<Arc<str>>,
+        act: impl FnOnce(&mut Circuit, &EffectivePolicy, crate::ClusterTime) -> Transition,
+    ) -> Answer {
+        let id = self.known(name)?;
+        let policy = self.policy_of(id)?;
+        let now = self.state.time;
+        let transition = self.change(id, |circuit| {
+            circuit.active_at = now;
+            if let Some(reason) = reason {
+                circuit.last_reason = Some(reason.clone());
+            }
+            act(circuit, &policy, now)
+        });
+        if let Some(transition) = transition {
+            self.emit_transition(id, transition, reason.clone(), None);
+        }
+        Ok(Reply::Changed {
+            circuit: Box::new(self.status_of(id)?),
+        })
+    }
+
+    fn acquire(&mut self, name: &CircuitName, permit: PermitId) -> Answer {
+        let id = self.known(name)?;
+        let policy = self.policy_of(id)?;
+        let now = self.state.time;
+        let until = now.plus_ms(policy.probe_timeout_ms);
+        let granted = match self.state.circuits.get(&id).map(|circuit| &circuit.state) {
+            Some(CircuitState::HalfOpen { permits, .. }) => match permits.get(&permit) {
+                Some(until) => Some(*until),
+                None if (permits.len() as u64) < u64::from(policy.half_open_max_probes) => {
+                    self.change(id, |circuit| {
+                        if let CircuitState::HalfOpen { permits, .. } = &mut circuit.state {
+                            permits.insert(permit, until);
+                        }
+                    });
+                    let circuit = self
+                        .state
+                        .circuits
+                        .get(&id)
+                        .ok_or_else(|| not_found(name))?
+                        .clone();
+                    let event = Event {
+                        permit: Some(permit),
+                        expires_at: Some(until),
+                        ..self.draft(EventKind::ProbeGranted, Cause::Request, &circuit)
+                    };
+                    self.emit(Some(id), event);
+                    Some(until)
+                }
+                None => None,
+            },
+            _ => None,
+        };
+        let availability = self.available(name, now).ok_or_else(|| not_found(name))?;
+        let admitted = granted.is_some() || availability.state == StateName::Closed;
+        Ok(Reply::Admission(Admission {
+            admitted,
+            state: availability.state,
+            generation: availability.generation,
+            permit: granted.map(|until| (permit, until)),
+            retry_after_ms: availability.retry_after_ms.filter(|_| !admitted),
+            reason: availability.reason,
+            opened_at: availability.opened_at,
+        }))
+    }
+
+    pub(super) fn known(&self, name: &CircuitName) -> Result<CircuitId, Refusal> {
+        self.id(name).ok_or_else(|| not_found(name))
+    }
+
+    pub(super) fn policy_of(&self, id: CircuitId) -> Result<EffectivePolicy, Refusal> {
+        let circuit = self
+            .state
+            .circuits
+            .get(&id)
+            .ok_or_else(|| Refusal::CircuitNotFound { name: String::new() })?;
+        Ok(self.state.deciding(circuit))
+    }
+
+    /// Writes an event in which the circuit's state does not change.
+    fn emit_plain(&mut self, id: CircuitId, kind: EventKind, cause: Cause, reason: Option<Arc<str>>) {
+        if let Some(circuit) = self.state.circuits.get(&id) {
+            let event = Event {
+                reason,
+                ..self.draft(kind, cause, circuit)
+            };
+            self.emit(Some(id), event);
+        }
+    }
+}
+
+pub(super) fn not_found(name: &CircuitName) -> Refusal {
+    Refusal::CircuitNotFound {
+        name: name.to_string(),
+    }
+}
+
+fn changed(policy: &Policy, configure: &Configure) -> Policy {
+    let mut after = policy.overlaid(&configure.set);
+    for option in &configure.clear {
+        after.clear(*option);
+    }
+    after
+}
+
+fn boxed(policy: &Policy) -> Option<Box<Policy>> {
+    (!policy.is_empty()).then(|| Box::new(policy.clone()))
+}
+
+fn shared(metadata: &Metadata) -> Arc<Metadata> {
+    if metadata.is_empty() {
+        Arc::default()
+    } else {
+        Arc::new(metadata.clone())
+    }
+}
+
+/// Feeds encodings to a hash without keeping them.
+struct Hasher(Xxh3);
+
+impl Hasher {
+    fn feed(&mut self, value: &impl serde::Serialize) {
+        postcard::to_extend(value, Feed(&mut self.0)).expect("state and commands have encodings");
+    }
+}
+
+struct Feed<'a>(&'a mut Xxh3);
+
+impl Extend<u8> for Feed<'_> {
+    fn extend<T: IntoIterator<Item = u8>>(&mut self, bytes: T) {
+        let mut buffer = [0; 64];
+        let mut bytes = bytes.into_iter();
+        loop {
+            let mut n = 0;
+            for byte in bytes.by_ref().take(buffer.len()) {
+                buffer[n] = byte;
+                n += 1;
+            }
+            if n == 0 {
+                return;
+            }
+            self.0.update(&buffer[..n]);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The machine: the replicated state, and what commands do to it.
+//!
+//! Every node applies the same log entries in the same order and must come to the same state, the same events at the same revisions and the
+//! same hash. That is why nothing here may depend on anything but the state and the entry: no clock (an entry carries its time), no
+//! randomness (ids come with the command), no iteration in an order that could differ (maps are ordered).
+//!
+//! The way of a command: [`Machine::precheck`] refuses before the log what can be refused then. [`Machine::apply`] checks again, changes
+//! circuits through the functions of [`crate::circuit`], turns their transitions into events, keeps the timers in step, and feeds
+//! the rolling hash. A refused command changes nothing but cluster time and the hash.
+//!
+//! Timers are data: [`Machine::due`] says what is due, somebody (the leader) proposes it as [`Command::Fire`](crate::Command::Fire), and
+//! applying it does it, if it is still so.
+
+mod apply;
+mod check;
+mod fire;
+mod query;
+mod report;
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use crate::circuit::{Circuit, State as CircuitState, Transition};
+use crate::command::{Bootstrap, CircuitId, ClusterId};
+use crate::event::{Cause, Event, EventKind};
+use crate::event_log::EventLog;
+use crate::limits::Limits;
+use crate::name::{CircuitName, Metadata};
+use crate::policy::{EffectivePolicy, GlobalOptions, Policy};
+use crate::session::Session;
+use crate::snapshot::Frozen;
+use crate::time::ClusterTime;
+use crate::timers::Timers;
+
+/// The replicated state of a cluster, with the timers that follow from it.
+#[derive(Debug, Default)]
+pub struct Machine {
+    state: State,
+    /// Derived.
+    timers: Timers,
+    /// Circuits that the entry being applied has touched; empty between entries.
+    touched: Vec<CircuitId>,
+}
+
+/// The replicated state. Its clone is O(1).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct State {
+    pub(crate) cluster: Option<Arc<Bootstrap>>,
+    /// The runtime global policy, set by `Configure` without a name.
+    pub(crate) global: Arc<Policy>,
+    pub(crate) global_options: GlobalOptions,
+    /// Time of the newest applied entry.
+    pub(crate) time: ClusterTime,
+    /// Rolling hash of everything applied.
+    pub(crate) hash: u64,
+    /// The number that the next circuit gets.
+    pub(crate) next_circuit: u64,
+    /// Above every generation that a removed circuit had: a name that is registered again never repeats one.
+    pub(crate) generation_floor: u64,
+    pub(crate) names: OrdMap<CircuitName, CircuitId>,
+    pub(crate) circuits: OrdMap<CircuitId, Arc<Circuit>>,
+    pub(crate) sessions: OrdMap<u128, Arc<Session>>,
+    pub(crate) events: EventLog,
+    pub(crate) sweeps: Sweeps,
+}
+
+/// When the cluster last looked for what is idle, and since when nothing can have been idle for longer: so it looks only when
+/// there may be something to find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Sweeps {
+    pub(crate) circuits_at: ClusterTime,
+    /// No circuit was last active before this.
+    pub(crate) circuits_bound: ClusterTime,
+    pub(crate) sessions_at: ClusterTime,
+    /// No session was last used before this.
+    pub(crate) sessions_bound: ClusterTime,
+}
+
+impl State {
+    pub(crate) fn limits(&self) -> Limits {
+        self.cluster
+            .as_ref()
+            .map_or_else(Limits::default, |cluster| cluster.limits)
+    }
+
+    /// What a circuit inherits.
+    fn inherited(&self) -> Policy {
+        match &self.cluster {
+            Some(cluster) => cluster.defaults.overlaid(&self.global),
+            None => (*self.global).clone(),
+        }
+    }
+
+    /// What holds for a circuit with these options of its own.
+    fn effective(&self, own: Option<&Policy>) -> EffectivePolicy {
+        let nothing = Policy::default();
+        let own = own.unwrap_or(&nothing);
+        EffectivePolicy::resolve(&self.inherited().overlaid(own), own)
+    }
+
+    /// The same without the list of own options: to decide, not to show.
+    fn deciding(&self, circuit: &Circuit) -> EffectivePolicy {
+        let inherited = self.inherited();
+        let policy = match &circuit.own {
+            Some(own) => inherited.overlaid(own),
+            None => inherited,
+        };
+        EffectivePolicy::resolve(&policy, &Policy::default())
+    }
+
+    fn effective_global(&self) -> GlobalOptions {
+        let defaults = self
+            .cluster
+            .as_ref()
+            .map(|cluster| cluster.global_defaults)
+            .unwrap_or_default();
+        let set = defaults.overlaid(&self.global_options);
+        GlobalOptions {
+            inactive_threshold_ms: Some(set.inactive_threshold()),
+            cleanup_interval_ms: Some(set.cleanup_interval()),
+        }
+    }
+}
+
+impl Machine {
+    /// A machine that has applied nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The state as it is now, for a snapshot or a long listing. O(1): later applies do not touch it.
+    pub fn freeze(&self) -> Frozen {
+        Frozen {
+            state: self.state.clone(),
+        }
+    }
+
+    /// The machine that a frozen state continues.
+    pub fn thaw(frozen: Frozen) -> Self {
+        let mut timers = Timers::default();
+        for (id, circuit) in &frozen.state.circuits {
+            timers.arm(*id, circuit);
+        }
+        Self {
+            state: frozen.state,
+            timers,
+            touched: Vec::new(),
+        }
+    }
+
+    /// The id of a registered circuit.
+    fn id(&self, name: &CircuitName) -> Option<CircuitId> {
+        self.state.names.get(name).copied()
+    }
+
+    fn circuit(&self, name: &CircuitName) -> Option<&Arc<Circuit>> {
+        self.state.circuits.get(&self.id(name)?)
+    }
+
+    /// Changes a circuit, with its timers in step.
+    fn change<T>(&mut self, id: CircuitId, change: impl FnOnce(&mut Circuit) -> T) -> Option<T> {
+        let circuit = self.state.circuits.get_mut(&id)?;
+        self.timers.disarm(id, circuit);
+        let circuit = Arc::make_mut(circuit);
+        let result = change(circuit);
+        self.timers.arm(id, circuit);
+        self.touched.push(id);
+        Some(result)
+    }
+
+    /// Takes a circuit out of the state.
+    fn remove(&mut self, id: CircuitId) -> Option<Arc<Circuit>> {
+        let circuit = self.state.circuits.remove(&id)?;
+        self.timers.disarm(id, &circuit);
+        self.state.names.remove(&circuit.name);
+        self.state.generation_floor = self.state.generation_floor.max(circuit.generation + 1);
+        self.touched.push(id);
+        Some(circuit)
+    }
+
+    /// Writes the event of a transition.
+    fn emit_transition(
+        &mut self,
+        id: CircuitId,
+        transition: Transition,
+        reason: Option<Arc<str>>,
+        metadata: Option<Arc<Metadata>>,
+    ) {
+        let new_state = match transition.kind {
+            EventKind::CircuitOpened => crate::circuit::StateName::Open,
+            EventKind::CircuitHalfOpened => crate::circuit::StateName::HalfOpen,
+            _ => crate::circuit::StateName::Closed,
+        };
+        let Some(circuit) = self.state.circuits.get(&id) else {
+            return;
+        };
+        let event = Event {
+            previous_state: Some(transition.previous),
+            new_state: Some(new_state),
+            failure_count: transition.failure_count,
+            reason,
+            metadata: metadata.unwrap_or_else(|| circuit.metadata.clone()),
+            generation: transition.generation,
+            expires_at: transition.expires_at,
+            openings_in_a_row: transition.openings_in_a_row,
+            ..self.draft(transition.kind, transition.cause, circuit)
+        };
+        self.emit(Some(id), event);
+    }
+
+    /// An event of a circuit as it is now, in which nothing changes.
+    fn draft(&self, kind: EventKind, cause: Cause, circuit: &Circuit) -> Event {
+        Event {
+            revision: self.state.events.revision() + 1,
+            time: self.state.time,
+            name: Some(circuit.name.clone()),
+            kind,
+            previous_state: Some(circuit.state_name()),
+            new_state: Some(circuit.state_name()),
+            failure_count: circuit.failure_count,
+            cause,
+            reason: None,
+            metadata: circuit.metadata.clone(),
+            generation: circuit.generation,
+            count: 0,
+            expires_at: None,
+            permit: None,
+            openings_in_a_row: circuit.openings_in_a_row,
+        }
+    }
+
+    /// Appends an event to the log, and remembers it as the circuit's newest.
+    fn emit(&mut self, id: Option<CircuitId>, event: Event) {
+        let revision = event.revision;
+        self.state.events.push(event, &self.state.limits());
+        if let Some(id) = id
+            && let Some(circuit) = self.state.circuits.get_mut(&id)
+        {
+            Arc::make_mut(circuit).revision = revision;
+        }
+    }
+
+    /// The cluster's id; `None` before its first command.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.state.cluster.as_ref().map(|cluster| cluster.cluster_id)
+    }
+
+    /// Time of the newest applied entry.
+    pub fn time(&self) -> ClusterTime {
+        self.state.time
+    }
+
+    /// Rolling hash of everything applied: equal on all nodes that have applied the same entries.
+    pub fn state_hash(&self) -> u64 {
+        self.state.hash
+    }
+}
+
+impl Circuit {
+    fn holds_failures_or_is_not_closed(&self) -> bool {
+        self.failure_count > 0 || self.state != CircuitState::Closed
+    }
+}

@@ -1,0 +1,149 @@
+//! Applying reports: sessions, and the outcomes of many calls.
+
+use std::sync::Arc;
+
+use super::Machine;
+use crate::command::{ReportBatch, ReportItem, SessionStamp};
+use crate::event::{Cause, Event, EventKind};
+use crate::name::Metadata;
+use crate::reply::{Answer, BatchReply, ItemReply, Refusal, Reply};
+use crate::session::Session;
+
+impl Machine {
+    pub(super) fn report(&mut self, batch: &ReportBatch) -> Answer {
+        if let Some(stamp) = &batch.session
+            && let Some(reply) = self.repeated(stamp)?
+        {
+            return Ok(Reply::Reported(reply));
+        }
+        let items = batch.items.iter().map(|item| self.report_item(item)).collect();
+        let reply = BatchReply {
+            revision: self.state.events.revision(),
+            items,
+        };
+        if let Some(stamp) = &batch.session {
+            let now = self.state.time;
+            if self.state.sessions.is_empty() {
+                self.state.sweeps.sessions_bound = now;
+            }
+            self.state
+                .sessions
+                .insert(stamp.id, Arc::new(Session::new(stamp.sequence, &reply, now)));
+        }
+        Ok(Reply::Reported(reply))
+    }
+
+    /// The reply to remember, if this batch was applied before; `None`: it is new.
+    fn repeated(&mut self, stamp: &SessionStamp) -> Result<Option<BatchReply>, Refusal> {
+        let now = self.state.time;
+        let session = self
+            .state
+            .sessions
+            .get_mut(&stamp.id)
+            .filter(|session| !session.is_over(now));
+        let Some(session) = session else {
+            if stamp.sequence != 1 {
+                return Err(Refusal::SessionExpired {
+                    session: stamp.id,
+                    sequence: stamp.sequence,
+                });
+            }
+            if !self.state.sessions.contains_key(&stamp.id) {
+                self.check_room_for_session()?;
+            }
+            return Ok(None);
+        };
+        match stamp.sequence.cmp(&session.newest) {
+            std::cmp::Ordering::Greater => Ok(None),
+            std::cmp::Ordering::Equal => {
+                Arc::make_mut(session).used_at = now;
+                Ok(Some(session.reply()))
+            }
+            std::cmp::Ordering::Less => Err(Refusal::StaleSequence {
+                session: stamp.id,
+                sequence: stamp.sequence,
+                newest: session.newest,
+            }),
+        }
+    }
+
+    fn report_item(&mut self, item: &ReportItem) -> ItemReply {
+        let Some(id) = self.id(&item.name) else {
+            return ItemReply::NotFound;
+        };
+        let Ok(policy) = self.policy_of(id) else {
+            return ItemReply::NotFound;
+        };
+        let Some(before) = self.state.circuits.get(&id).cloned() else {
+            return ItemReply::NotFound;
+        };
+        let now = self.state.time;
+        let metadata = merged(&before.metadata, &item.metadata);
+        let counted = self.change(id, |circuit| {
+            circuit.report(
+                &item.summary,
+                item.generation,
+                item.permit,
+                item.reason.as_ref(),
+                &policy,
+                now,
+            )
+        });
+        let Some(counted) = counted else {
+            return ItemReply::NotFound;
+        };
+        let Some(after) = self.state.circuits.get(&id).cloned() else {
+            return ItemReply::NotFound;
+        };
+
+        // The outcomes as the state at the beginning of the item met them; then what they changed.
+        let settled = counted.transitions[0].is_none();
+        let shown = if settled { &after } else { &before };
+        let failure_count = counted.transitions[0].map_or(after.failure_count, |first| {
+            if first.kind == EventKind::CircuitOpened {
+                first.failure_count
+            } else {
+                before.failure_count
+            }
+        });
+        let mut outcomes = [
+            (EventKind::Success, item.summary.successes),
+            (EventKind::Failure, item.summary.failures),
+        ];
+        if item.summary.trailing_failures == 0 {
+            outcomes.reverse();
+        }
+        for (kind, count) in outcomes {
+            if count > 0 {
+                let event = Event {
+                    count,
+                    failure_count,
+                    permit: item.permit,
+                    reason: item.reason.clone().filter(|_| kind == EventKind::Failure),
+                    metadata: metadata.clone(),
+                    ..self.draft(kind, Cause::Request, shown)
+                };
+                self.emit(Some(id), event);
+            }
+        }
+        for transition in counted.transitions.into_iter().flatten() {
+            self.emit_transition(id, transition, item.reason.clone(), Some(metadata.clone()));
+        }
+        ItemReply::Counted {
+            late: counted.late,
+            state: after.state_name(),
+            generation: after.generation,
+            failure_count: after.failure_count,
+        }
+    }
+}
+
+/// A circuit's metadata with a report's over it.
+fn merged(own: &Arc<Metadata>, over: &Metadata) -> Arc<Metadata> {
+    if over.is_empty() {
+        return own.clone();
+    }
+    let mut all = (**own).clone();
+    all.extend(over.iter().map(|(key, value)| (key.clone(), value.clone())));
+    Arc::new(all)
+}
