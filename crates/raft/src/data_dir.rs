@@ -173,16 +173,6 @@ impl DataDir {
         self.identity.lock().clone()
     }
 
-    /// Whether it belongs to no cluster yet.
-    pub(crate) fn is_new(&self) -> bool {
-        self.identity.lock().cluster_id.is_none()
-    }
-
-    /// The directory.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Where the log is.
     pub(crate) fn log_path(&self) -> PathBuf {
         self.path.join(LOG_FOLDER)
@@ -441,3 +431,6 @@ const NEW_LOG_FOLDER: &str = "log.new";
 const SNAPSHOTS_FOLDER: &str = "snapshots";
 /// A longer file is not one that was written here.
 const MOST_IDENTITY_BYTES: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests;

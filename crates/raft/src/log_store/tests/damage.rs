@@ -154,7 +154,7 @@ async fn a_log_of_a_newer_version_is_left_alone() {
         meta.insert("record", record).unwrap();
         db.flush().unwrap();
     }
-    let error = open(log.folder.clone()).unwrap_err();
+    let error = open(log.folder).unwrap_err();
     assert!(
         matches!(error, LogError::NewerFormat { found: 99, .. }),
         "{error}"
@@ -220,6 +220,6 @@ async fn a_missing_entry_is_damage() {
         }
         db.flush().unwrap();
     }
-    let error = open(log.folder.clone()).unwrap_err();
+    let error = open(log.folder).unwrap_err();
     assert!(error.to_string().contains("entry 70 is not there"), "{error}");
 }
