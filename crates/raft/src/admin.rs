@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, LogIdOptionExt};
 use tokio::time::Instant;
 
@@ -18,6 +18,8 @@ use crate::types::{Member, TypeConfig};
 
 /// A learner may be this many entries behind and still become a voter.
 const PROMOTION_LAG: u64 = 1000;
+/// How long a promotion waits for the learner to catch up.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a leader waits for a target to take over, before it tries another.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -108,29 +110,43 @@ impl Inner {
         if membership.voter_ids().any(|voter| voter == id) && membership.get_joint_config().len() == 1 {
             return Ok(id);
         }
-        let (last, matched) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let matched = metrics
-                .replication
-                .as_ref()
-                .and_then(|all| all.get(&id).cloned())
-                .flatten();
-            (metrics.last_log_index.unwrap_or(0), matched.index())
-        };
-        let lag = last.saturating_sub(matched.unwrap_or(0));
-        if matched.is_none() || lag > PROMOTION_LAG {
-            let text = format!(
-                "node {id} is {lag} entries behind, at most {PROMOTION_LAG} are allowed: try again later"
-            );
-            return Err(AdminError::Refused(text));
-        }
+        self.wait_until_close(id).await?;
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
         self.raft
             .change_membership(change, true)
             .await
             .map_err(admin_error)?;
         Ok(id)
+    }
+
+    /// Waits until a learner's log is close to the leader's.
+    async fn wait_until_close(&self, id: u64) -> Result<(), AdminError> {
+        let deadline = Instant::now() + CATCH_UP_PATIENCE;
+        loop {
+            let (last, matched) = {
+                let metrics = self.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                let matched = metrics
+                    .replication
+                    .as_ref()
+                    .and_then(|all| all.get(&id).copied())
+                    .flatten();
+                (metrics.last_log_index.unwrap_or(0), matched.index())
+            };
+            let lag = last.saturating_sub(matched.unwrap_or(0));
+            if matched.is_some() && lag <= PROMOTION_LAG {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(AdminError::Refused(match matched {
+                    Some(_) => format!(
+                        "node {id} is {lag} entries behind, at most {PROMOTION_LAG} are allowed: try again later"
+                    ),
+                    None => format!("node {id} has not been reached yet: is it running?"),
+                }));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn remove(&self, id: u64) -> Result<u64, AdminError> {
@@ -210,7 +226,7 @@ impl Inner {
             .copied()
             .filter(|id| *id != self.options.node_id)
             .collect();
-        others.sort_by_key(|id| std::cmp::Reverse(progress.get(id).cloned().flatten()));
+        others.sort_by_key(|id| std::cmp::Reverse(progress.get(id).copied().flatten()));
         others
     }
 }
@@ -218,6 +234,10 @@ impl Inner {
 fn admin_error(error: WriteError) -> AdminError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => AdminError::NoLeader,
+        // Another change is on its way: the caller tries again until its deadline.
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(
+            _,
+        ))) => AdminError::NoLeader,
         RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
             AdminError::Refused(error.to_string())
         }

@@ -118,14 +118,18 @@ async fn set_clock(node: &Inner) -> bool {
     let majority = voters.len() / 2 + 1;
     let live = node.clock.is_live();
     let mut latest = live.then(|| node.clock.now());
-    let mut walls = vec![node.clock.wall()];
+    // Each with the moment at which it was true: waiting for the others must not hold time back.
+    let mut walls = vec![(node.clock.wall(), tokio::time::Instant::now())];
     let patience = if live { POLITENESS } else { CLOCK_TIMEOUT };
     let deadline = tokio::time::Instant::now() + patience;
     while walls.len() < majority || latest.is_none() {
         match tokio::time::timeout_at(deadline, asked.next()).await {
             Ok(Some(Ok(Ok(response)))) => {
                 let told = response.into_inner();
-                walls.push(ClusterTime::from_micros(told.wall_time_us));
+                walls.push((
+                    ClusterTime::from_micros(told.wall_time_us),
+                    tokio::time::Instant::now(),
+                ));
                 if told.live {
                     latest = latest.max(Some(ClusterTime::from_micros(told.cluster_time_us)));
                 }
@@ -138,7 +142,10 @@ async fn set_clock(node: &Inner) -> bool {
     match latest {
         Some(time) => node.clock.heard(time.max(applied)),
         None if walls.len() >= majority => {
-            let median = median(&mut walls);
+            let aged = |(wall, at): &(ClusterTime, tokio::time::Instant)| {
+                ClusterTime::from_micros(wall.as_micros() + at.elapsed().as_micros() as u64)
+            };
+            let median = median(&mut walls.iter().map(aged).collect::<Vec<_>>());
             tracing::info!(%applied, %median, clocks = walls.len(), "the whole cluster was down: taking the median of its wall clocks");
             node.clock.heard(median.max(applied));
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Instant as _, LogIdOptionExt, ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -41,6 +42,8 @@ pub(crate) type RaftHandle = openraft::Raft<TypeConfig, StateStore>;
 
 /// How long a caller waits before it asks again who leads, if nothing tells it earlier.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
+/// How long connections of other nodes may take to end when this node stops.
+const CUT_AFTER: Duration = Duration::from_millis(300);
 /// How often the leader looks whether it still has a majority.
 const QUORUM_CHECK_EVERY: Duration = Duration::from_millis(50);
 
@@ -199,8 +202,8 @@ pub struct Replica {
 pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) incarnation: Incarnation,
-    /// Held for as long as the node runs: it locks the directory.
-    data_dir: Arc<DataDir>,
+    /// Held for as long as the node runs: it locks the directory. `None` once stopped.
+    data_dir: Mutex<Option<Arc<DataDir>>>,
     pub(crate) snapshot_folder: PathBuf,
     pub(crate) raft: RaftHandle,
     log: LogHandle,
@@ -280,7 +283,7 @@ impl Replica {
         let inner = Arc::new(Inner {
             incarnation: identity.incarnation,
             snapshot_folder: data_dir.snapshots_path(),
-            data_dir: Arc::new(data_dir),
+            data_dir: Mutex::new(Some(Arc::new(data_dir))),
             raft: raft.clone(),
             log,
             state: state.clone(),
@@ -313,10 +316,13 @@ impl Replica {
             .add_service(service);
         let stopped = stop.clone();
         tasks.spawn(async move {
-            // Streams of other nodes never end by themselves: when this node stops, they are cut.
-            let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
+            // The streams of other nodes end with `stop` too; a connection that does not is cut.
+            let serving = server.serve_with_incoming_shutdown(
+                TcpListenerStream::new(listener),
+                stopped.clone().cancelled_owned(),
+            );
             tokio::select! {
-                () = stopped.cancelled() => {}
+                () = async { stopped.cancelled().await; tokio::time::sleep(CUT_AFTER).await } => {}
                 result = serving => if let Err(error) = result {
                     tracing::error!(%error, "the port for nodes is closed");
                 }
@@ -388,6 +394,7 @@ impl Replica {
             Ok(Err(error)) => tracing::error!(%error, "the log was not closed well"),
             Err(_) => tracing::warn!("the log was not closed in time"),
         }
+        inner.data_dir.lock().take();
     }
 
     /// Completes when consensus has failed for good on this node (its disk, its identity, a state it cannot apply to): the process must
@@ -395,7 +402,10 @@ impl Replica {
     pub async fn failed(&self) -> String {
         let mut failed = self.inner.failed.subscribe();
         // The guard must be gone before the next await, or no task could wait for this.
-        let message = failed.wait_for(Option::is_some).await.map(|message| message.clone());
+        let message = failed
+            .wait_for(Option::is_some)
+            .await
+            .map(|message| message.clone());
         match message {
             Ok(message) => message.unwrap_or_default(),
             // The sender lives in `inner`, which `self` holds.
@@ -610,7 +620,7 @@ impl Replica {
                 matched_index: metrics
                     .replication
                     .as_ref()
-                    .map(|all| all.get(id).cloned().flatten().index().unwrap_or(0))
+                    .map(|all| all.get(id).copied().flatten().index().unwrap_or(0))
                     .map(|index| {
                         if *id == metrics.id {
                             metrics.last_log_index.unwrap_or(0)
@@ -786,7 +796,7 @@ impl Inner {
 
     /// Makes this node one of `cluster`, on disk too.
     pub(crate) async fn adopt(&self, cluster: ClusterId) -> Result<(), String> {
-        let data_dir = self.data_dir.clone();
+        let data_dir = self.data_dir.lock().clone().ok_or("this node is stopping")?;
         let adopted = tokio::task::spawn_blocking(move || data_dir.adopt_cluster(cluster)).await;
         adopted
             .map_err(|panic| panic.to_string())?
@@ -820,8 +830,22 @@ impl Inner {
 
     async fn admin(&self, change: pb::MembershipChange, deadline: Instant) -> Result<u64, AdminError> {
         loop {
+            let led = self.leader.borrow().as_ref().map(|(id, _)| *id);
             match tokio::time::timeout_at(deadline, self.change_membership(change.clone())).await {
                 Ok(Err(AdminError::NoLeader)) => {}
+                // The stream to the old leader ends when the new one takes over, maybe before the old one could say so.
+                Ok(Err(AdminError::Unknown(cause))) if change.kind() == Kind::TransferLeader => {
+                    let mut leader = self.leader.subscribe();
+                    let other = |known: &KnownLeader| known.as_ref().is_some_and(|(id, _)| Some(*id) != led);
+                    return match tokio::time::timeout_at(deadline, leader.wait_for(other)).await {
+                        Ok(Ok(known)) => Ok(known.as_ref().map_or(change.node_id, |(id, _)| *id)),
+                        _ => Err(AdminError::Unknown(cause)),
+                    };
+                }
+                // The others do nothing when they are done already, so they can be asked for again.
+                Ok(Err(AdminError::Unknown(cause))) => {
+                    tracing::debug!(cause, "asking again for a change of the membership")
+                }
                 Ok(done) => return done,
                 Err(_) => return Err(AdminError::Unknown("no answer came before the deadline".into())),
             }
@@ -907,7 +931,6 @@ fn raft_config(options: &Options) -> Result<openraft::Config, StartError> {
         enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
         max_in_snapshot_log_to_keep: options.keep_entries,
-        purge_batch_size: 256,
         // A snapshot may take this long on its way.
         install_snapshot_timeout: 120_000,
         // Entries can be large: few in a message.

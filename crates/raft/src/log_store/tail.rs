@@ -212,3 +212,61 @@ pub(super) struct Truncated {
     /// The newest that is left.
     pub(super) last: Option<LogId>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log_store::codec::log_id;
+
+    fn entries(term: u64, indexes: Range<u64>) -> Vec<Entry> {
+        let blank = |index| Entry {
+            log_id: log_id(term, index),
+            payload: openraft::EntryPayload::Blank,
+        };
+        indexes.map(blank).collect()
+    }
+
+    fn found(tail: &Tail) -> (Range<u64>, Vec<Entry>) {
+        let found = tail.find(0..u64::MAX, usize::MAX);
+        (found.on_disk, found.in_memory)
+    }
+
+    #[test]
+    fn only_what_is_durable_leaves_memory() {
+        let mut tail = Tail::new(&Record::default(), 0);
+        tail.append(&entries(1, 0..5)).unwrap();
+        assert_eq!(found(&tail), (0..0, entries(1, 0..5)));
+        tail.flushed(3, tail.epoch());
+        assert_eq!(found(&tail), (0..3, entries(1, 3..5)));
+        tail.flushed(5, tail.epoch());
+        assert_eq!(found(&tail), (0..5, Vec::new()));
+        assert_eq!(tail.cache_bytes, 0);
+    }
+
+    #[test]
+    fn the_news_of_a_flush_does_not_count_for_entries_that_came_in_place_of_those_it_is_about() {
+        let mut tail = Tail::new(&Record::default(), 0);
+        tail.append(&entries(1, 0..5)).unwrap();
+        let epoch = tail.epoch();
+        tail.truncate_after(Some(log_id(1, 1))).unwrap().unwrap();
+        tail.append(&entries(2, 2..6)).unwrap();
+        tail.flushed(5, epoch);
+        let (on_disk, in_memory) = found(&tail);
+        assert!(
+            on_disk.end <= 2,
+            "{on_disk:?} would be read from disk, where other entries still are"
+        );
+        assert!(in_memory.ends_with(&entries(2, 2..6)));
+    }
+
+    #[test]
+    fn memory_is_bounded_by_what_is_durable() {
+        let limit = 3 * size_of::<Entry>();
+        let mut tail = Tail::new(&Record::default(), limit);
+        tail.append(&entries(1, 0..100)).unwrap();
+        tail.flushed(100, 0);
+        assert_eq!(found(&tail), (0..97, entries(1, 97..100)));
+        tail.purge(log_id(1, 98));
+        assert_eq!(found(&tail), (99..99, entries(1, 99..100)));
+    }
+}

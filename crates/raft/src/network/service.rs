@@ -116,6 +116,7 @@ impl Peer for PeerService {
             Ok(result) => Ok(append_result_to_pb(result)),
             Err(fatal) => Err(failed(fatal)),
         });
+        let results = results.take_until(self.node.stop.clone().cancelled_owned());
         Ok(Response::new(Box::pin(results)))
     }
 
@@ -228,14 +229,17 @@ fn hear(node: &Inner, append: &AppendRequest, leader_has_quorum: bool) {
     if leader_has_quorum {
         node.quorum.heard_leader();
     }
-    let newest = append
+    // Entries of earlier terms may be old: they say what time it was, not what time it is.
+    let term = append.vote.leader_id.term;
+    let mut fresh = append
         .entries
         .iter()
         .rev()
-        .find_map(|entry| match &entry.payload {
-            EntryPayload::Normal(payload) => codec::peek_time(&payload.0).ok(),
-            _ => None,
-        });
+        .take_while(|entry| entry.log_id.leader_id.term == term);
+    let newest = fresh.find_map(|entry| match &entry.payload {
+        EntryPayload::Normal(payload) => codec::peek_time(&payload.0).ok(),
+        _ => None,
+    });
     if let Some(time) = newest {
         node.clock.heard(time);
     }

@@ -11,11 +11,12 @@ use super::*;
 use crate::log_store::disk::{Disk, SyncData};
 
 /// A disk that counts its syncs, and waits or fails when it is told to.
-#[derive(Default)]
 struct Control {
+    begun: AtomicU64,
     synced: AtomicU64,
-    held: Mutex<bool>,
-    released: Condvar,
+    /// So many syncs may still pass.
+    passes: Mutex<u64>,
+    changed: Condvar,
     failing: Mutex<bool>,
 }
 
@@ -23,10 +24,13 @@ struct Controlled(Arc<Control>, Box<dyn SyncData>);
 
 impl SyncData for Controlled {
     fn sync_data(&self) -> io::Result<()> {
-        let mut held = self.0.held.lock();
-        while *held {
-            self.0.released.wait(&mut held);
+        self.0.begun.fetch_add(1, SeqCst);
+        let mut passes = self.0.passes.lock();
+        while *passes == 0 {
+            self.0.changed.wait(&mut passes);
         }
+        *passes -= 1;
+        drop(passes);
         if *self.0.failing.lock() {
             return Err(io::Error::from_raw_os_error(5));
         }
@@ -37,9 +41,27 @@ impl SyncData for Controlled {
 }
 
 impl Control {
-    fn hold(&self, held: bool) {
-        *self.held.lock() = held;
-        self.released.notify_all();
+    fn new() -> Self {
+        Self {
+            begun: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            passes: Mutex::new(u64::MAX),
+            changed: Condvar::new(),
+            failing: Mutex::new(false),
+        }
+    }
+
+    fn hold(&self) {
+        self.let_pass(0);
+    }
+
+    fn let_pass(&self, passes: u64) {
+        *self.passes.lock() = passes;
+        self.changed.notify_all();
+    }
+
+    fn release(&self) {
+        self.let_pass(u64::MAX);
     }
 }
 
@@ -47,7 +69,7 @@ fn controlled() -> (TestLog, Arc<Control>) {
     let dir = TempDir::new().unwrap();
     let folder = dir.path().join("log");
     crate::log_store::create(&folder).unwrap();
-    let control = Arc::new(Control::default());
+    let control = Arc::new(Control::new());
     let (mut disk, record) = Disk::open(&folder, SMALL.segment).unwrap();
     disk.replace_sync(|real| Box::new(Controlled(control.clone(), real)));
     let store = LogStore::start(disk, record, SMALL).unwrap();
@@ -57,7 +79,7 @@ fn controlled() -> (TestLog, Arc<Control>) {
 #[tokio::test]
 async fn nothing_is_acknowledged_before_the_disk_has_it() {
     let (mut log, control) = controlled();
-    control.hold(true);
+    control.hold();
     let (first, mut first_done) = callback();
     log.store.append(entries(1, 0..3, 100), first).await.unwrap();
     assert_eq!(log.all().await, entries(1, 0..3, 100), "but it can be read");
@@ -66,10 +88,32 @@ async fn nothing_is_acknowledged_before_the_disk_has_it() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(first_done.try_recv().is_err() && second_done.try_recv().is_err());
     assert_eq!(control.synced.load(SeqCst), 0);
-    control.hold(false);
+    control.release();
     second_done.await.unwrap().unwrap();
     assert!(first_done.try_recv().unwrap().is_ok(), "callbacks come in order");
     assert!(control.synced.load(SeqCst) >= 1);
+}
+
+/// The news that entries are durable comes late, when others have taken their place: those must stay in memory until they are durable.
+#[tokio::test]
+async fn an_entry_that_took_anothers_place_is_read_from_memory() {
+    let (mut log, control) = controlled();
+    control.hold();
+    let (first, first_done) = callback();
+    log.store.append(entries(1, 0..5, 100), first).await.unwrap();
+    while control.begun.load(SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    log.store.truncate_after(Some(log_id(1, 1))).await.unwrap();
+    let (second, second_done) = callback();
+    log.store.append(entries(2, 2..6, 100), second).await.unwrap();
+    let expected = [entries(1, 0..2, 100), entries(2, 2..6, 100)].concat();
+    control.let_pass(1);
+    first_done.await.unwrap().unwrap();
+    assert_eq!(log.all().await, expected);
+    control.release();
+    second_done.await.unwrap().unwrap();
+    assert_eq!(log.reopen(SMALL).await.all().await, expected);
 }
 
 #[tokio::test]
@@ -83,7 +127,7 @@ async fn a_vote_is_on_disk_when_it_is_given() {
             "each vote needs a sync of its own"
         );
     }
-    control.hold(true);
+    control.hold();
     let next = vote(6, 1);
     let saving = log.store.save_vote(&next);
     assert!(
@@ -93,13 +137,13 @@ async fn a_vote_is_on_disk_when_it_is_given() {
         "it waits for the disk"
     );
     assert_eq!(log.store.reader().read_vote().await.unwrap(), Some(vote(5, 1)));
-    control.hold(false);
+    control.release();
 }
 
 #[tokio::test]
 async fn what_waits_shares_one_flush() {
     let (mut log, control) = controlled();
-    control.hold(true);
+    control.hold();
     let mut done = Vec::new();
     for index in 0..200 {
         let (callback, answer) = callback();
@@ -109,7 +153,7 @@ async fn what_waits_shares_one_flush() {
             .unwrap();
         done.push(answer);
     }
-    control.hold(false);
+    control.release();
     for answer in done {
         answer.await.unwrap().unwrap();
     }
@@ -148,7 +192,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
 #[tokio::test]
 async fn writes_that_wait_when_the_disk_fails_all_fail() {
     let (mut log, control) = controlled();
-    control.hold(true);
+    control.hold();
     let mut done = Vec::new();
     for index in 0..20 {
         let (callback, answer) = callback();
@@ -159,7 +203,7 @@ async fn writes_that_wait_when_the_disk_fails_all_fail() {
         done.push(answer);
     }
     *control.failing.lock() = true;
-    control.hold(false);
+    control.release();
     for answer in done {
         assert!(answer.await.unwrap().is_err());
     }
@@ -177,7 +221,7 @@ async fn a_value_in_a_blob_file_is_refused() {
 #[tokio::test]
 async fn a_caller_that_gives_up_leaves_nothing_half_done() {
     let (mut log, control) = controlled();
-    control.hold(true);
+    control.hold();
     let mut written = 0;
     // Until the queue is full; then the next append waits for room, and is given up.
     loop {
@@ -193,7 +237,7 @@ async fn a_caller_that_gives_up_leaves_nothing_half_done() {
         written += 1;
         assert!(written < 100, "the bytes that wait are bounded");
     }
-    control.hold(false);
+    control.release();
     log.append(entries(1, written..written + 1, 10)).await;
     let log = log.reopen(SMALL).await;
     assert_eq!(log.state().1, Some(log_id(1, written)));
