@@ -1,5 +1,7 @@
 //! The protocol `brama.v1`, and its conversions to and from the core's types.
 
+pub mod convert;
+
 /// What clients speak; see `proto/brama/v1`.
 #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
 pub mod v1 {
@@ -12,5 +14,5 @@ pub mod internal {
     tonic::include_proto!("brama.internal.v1");
 }
 
-/// The compiled descriptors of both packages, for reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/brama_descriptor.bin"));
+/// The compiled descriptors of `brama.v1` alone, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/brama_v1_descriptor.bin"));
