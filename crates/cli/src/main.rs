@@ -1,5 +1,6 @@
 //! The binary `brama`: a node (`serve`), a throw-away cluster (`dev`), and commands for clients and operators.
 
+mod client;
 mod config;
 mod dev;
 mod exit;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::client::ClientCommand;
 use crate::config::{ConfigArgs, ConfigCommand};
 
 /// A circuit breaker that a whole fleet shares
@@ -28,6 +30,8 @@ enum Command {
     /// Check or show a node's configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    #[command(flatten)]
+    Client(ClientCommand),
 }
 
 fn main() -> ExitCode {
@@ -35,5 +39,6 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(&args),
         Command::Config(command) => config::run(command),
+        Command::Client(command) => client::run(command),
     })
 }

@@ -192,9 +192,8 @@ impl Node {
         let (closing, cut) = (self.closing.clone(), self.cut.clone());
         self.server.spawn(async move {
             let serving = server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned());
-            match cut.run_until_cancelled_owned(serving).await {
-                Some(Err(error)) => tracing::error!(%error, "the port for clients is closed"),
-                Some(Ok(())) | None => {}
+            if let Some(Err(error)) = cut.run_until_cancelled_owned(serving).await {
+                tracing::error!(%error, "the port for clients is closed");
             }
         });
     }

@@ -24,7 +24,7 @@ pub enum LoggingError {
 /// # Errors
 /// [`LoggingError`].
 pub fn init(config: &LogConfig) -> Result<(), LoggingError> {
-    let filter = EnvFilter::try_new(&config.level)?;
+    let filter = filter(&config.level)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -36,4 +36,40 @@ pub fn init(config: &LogConfig) -> Result<(), LoggingError> {
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init()?,
     }
     Ok(())
+}
+
+/// Libraries whose lines at `info` and below are for those who work on them.
+const CHATTY: [&str; 5] = ["openraft", "sled", "h2", "hyper_util", "tower"];
+
+/// The level for us, and warnings from [`CHATTY`] libraries; a directive that names one of them (`info,openraft=info`) still counts.
+fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    let least = match level.trim().to_ascii_lowercase().as_str() {
+        "off" => "off",
+        "error" => "error",
+        _ => "warn",
+    };
+    let quiet: Vec<String> = CHATTY
+        .iter()
+        .map(|library| format!("{library}={least}"))
+        .collect();
+    EnvFilter::try_new(format!("{},{level}", quiet.join(",")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+
+    #[test]
+    fn libraries_are_quiet_unless_they_are_asked() {
+        let text = |level| filter(level).expect("a filter").to_string();
+        assert!(text("info").contains("openraft=warn"));
+        assert!(text("error").contains("openraft=error"));
+        assert!(text("off").contains("openraft=off"));
+        let asked = text("info,openraft=debug");
+        assert!(
+            asked.contains("openraft=debug") && !asked.contains("openraft=warn"),
+            "{asked}"
+        );
+        assert!(filter("loud=louder").is_err());
+    }
 }

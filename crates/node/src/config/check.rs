@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use brama_core::Refusal;
+use brama_core::command::{Bootstrap, ClusterId};
 use brama_core::limits::{Limits, MAX_EXPIRY_MS, MAX_INACTIVE_THRESHOLD_MS, MIN_CLEANUP_INTERVAL_MS};
 use brama_core::policy::{Expiry, ExpiryStrategy, GlobalOptions, Policy};
+use brama_core::{Command, Machine, Refusal};
 
 use super::error::ConfigError;
 use super::layers::Origins;
@@ -314,23 +315,6 @@ impl Checker<'_> {
             half_open_successes: raw.half_open_successes,
             probe_timeout_ms: expiry_ms("defaults.probe_timeout", raw.probe_timeout)?,
         };
-        // The breaker's own rules, with the breaker's own words: `policy.max_expiry_ms` is `defaults.max_expiry` here.
-        let checked = if policy == Policy::default() {
-            Ok(())
-        } else {
-            policy.validate()
-        };
-        checked.map_err(|refusal| match refusal {
-            Refusal::InvalidArgument { field, problem } => {
-                let option = field.strip_prefix("policy.").unwrap_or(&field);
-                let option = option.strip_suffix(".ms").unwrap_or(option);
-                self.invalid(
-                    &format!("defaults.{}", option.strip_suffix("_ms").unwrap_or(option)),
-                    problem,
-                )
-            }
-            other => self.invalid("defaults", other.to_string()),
-        })?;
         let inactive = raw.inactive_threshold.map(|Span(length)| {
             self.ms(
                 "defaults.inactive_threshold",
@@ -353,12 +337,29 @@ impl Checker<'_> {
             inactive_threshold_ms: inactive.transpose()?,
             cleanup_interval_ms: cleanup.transpose()?,
         };
+        // The breaker's own rules, as it will apply them to the first command of a cluster, in its own words:
+        // `policy.max_expiry_ms` is `defaults.max_expiry` here.
+        let first = Bootstrap {
+            cluster_id: ClusterId::default(),
+            defaults: policy.clone(),
+            global_defaults: global,
+            limits: Limits::default(),
+        };
+        Machine::new()
+            .precheck(&Command::Bootstrap(first))
+            .map_err(|refusal| match refusal {
+                Refusal::InvalidArgument { field, problem } => {
+                    let option = field.rsplit('.').find(|part| *part != "ms").unwrap_or_default();
+                    self.invalid(&format!("defaults.{}", option.trim_end_matches("_ms")), problem)
+                }
+                other => self.invalid("defaults", other.to_string()),
+            })?;
         Ok(DefaultsConfig { policy, global })
     }
 
     /// A duration in whole milliseconds, within bounds that `allowed` names.
     fn ms(&self, key: &str, length: Duration, min: u64, max: u64, allowed: &str) -> Result<u64, ConfigError> {
-        let whole = length.subsec_nanos() % 1_000_000 == 0;
+        let whole = length.subsec_nanos().is_multiple_of(1_000_000);
         match u64::try_from(length.as_millis()) {
             Ok(ms) if whole && (min..=max).contains(&ms) => Ok(ms),
             _ => Err(self.invalid(key, format!("must be whole milliseconds, between {allowed}"))),
