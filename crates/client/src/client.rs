@@ -1,0 +1,334 @@
+//! The client: what concerns more than one circuit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use brama_core::circuit::StateName;
+use brama_core::policy::{EffectivePolicy, GlobalOptions, Policy};
+use brama_core::query::CircuitStatus;
+use brama_core::{CircuitName, Name};
+use brama_proto::v1;
+use brama_proto::v1::circuits_client::CircuitsClient;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::builder::{ClientBuilder, clamp};
+use crate::circuit::{Circuit, Configure};
+use crate::error::Error;
+use crate::outbox::{Outbox, ReportStats};
+use crate::pool::Pool;
+use crate::retry::{self, Failed, Repeat};
+use crate::session::Reporter;
+use crate::subscribe::{Events, Subscription};
+use crate::watch::Watch;
+use crate::wire;
+
+/// A page of the longest listing is larger than tonic's default of 4 MiB.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// A client of one cluster. Clones share connections and the queue of reports.
+///
+/// When the last clone (and the last [`Circuit`]) is gone, what is queued is still tried to be sent for one timeout, as long as the
+/// runtime lives; [`Client::close`] waits for it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pool: Arc<Pool>,
+    outbox: Arc<Outbox>,
+    timeout: Duration,
+}
+
+/// How fresh an answer must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Consistency {
+    /// What the call's own default is: linearizable, but local for `available`.
+    #[default]
+    Default,
+    /// At least as new as everything acknowledged before the call.
+    Linearizable,
+    /// What the asked node knows now.
+    Local,
+    /// What the asked node knows once it has applied this revision.
+    AtLeast(u64),
+}
+
+/// The options of a circuit, or the global ones.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// What is set at this level.
+    pub own: Policy,
+    /// What holds.
+    pub policy: EffectivePolicy,
+    /// With their effective values; empty for a circuit.
+    pub global: GlobalOptions,
+}
+
+/// Which circuits to list.
+#[derive(Clone, Debug, Default)]
+pub struct List {
+    /// Only of this scope; `None`: of every scope and of none.
+    pub scope: Option<String>,
+    /// Only in these states; empty: in any.
+    pub states: Vec<StateName>,
+    /// Only identifiers that begin so.
+    pub identifier_prefix: String,
+    /// At most so many a page: 1..=1000; 0: 100.
+    pub page_size: u32,
+    /// [`Page::next`] of the page before; `None`: the first page.
+    pub page: Option<String>,
+    /// Default: linearizable.
+    pub consistency: Consistency,
+}
+
+/// A part of a listing, in the order of (scope, identifier), no scope first.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Page {
+    /// The circuits.
+    pub circuits: Vec<CircuitStatus>,
+    /// For [`List::page`]; `None`: this was the last one.
+    pub next: Option<String>,
+}
+
+impl Client {
+    /// Begins to make a client.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::new()
+    }
+
+    pub(crate) fn new(endpoints: &[String], first: usize, timeout: Duration) -> Result<Self, Error> {
+        let pool = Arc::new(Pool::new(endpoints, first)?);
+        let outbox = Arc::new(Outbox::new(pool.clone(), timeout));
+        Ok(Self {
+            pool,
+            outbox,
+            timeout,
+        })
+    }
+
+    /// The same client, whose calls take at most `timeout` (at most 60 s) over all their attempts.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            timeout: clamp(timeout),
+            ..self.clone()
+        }
+    }
+
+    /// The circuit of this identifier, without a scope. Nothing is sent yet.
+    pub fn circuit(&self, identifier: impl Into<Name>) -> Circuit {
+        self.named(CircuitName {
+            scope: None,
+            identifier: identifier.into(),
+        })
+    }
+
+    /// The circuit of this scope and identifier. Nothing is sent yet.
+    pub fn scoped(&self, scope: impl Into<Name>, identifier: impl Into<Name>) -> Circuit {
+        self.named(CircuitName {
+            scope: Some(scope.into()),
+            identifier: identifier.into(),
+        })
+    }
+
+    /// The circuit of this name. Nothing is sent yet.
+    pub fn named(&self, name: CircuitName) -> Circuit {
+        Circuit::new(self.clone(), name)
+    }
+
+    /// One page of the circuits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`], or none could be asked.
+    pub async fn list(&self, list: List) -> Result<Page, Error> {
+        let request = v1::ListRequest {
+            scope: list.scope,
+            states: list
+                .states
+                .into_iter()
+                .map(|state| wire::to_state(state).into())
+                .collect(),
+            identifier_prefix: list.identifier_prefix,
+            page_size: list.page_size,
+            page_token: list.page.unwrap_or_default(),
+            consistency: list.consistency.to_wire(),
+        };
+        let answer = self
+            .call(Repeat::Read, request, async |mut c, request| {
+                c.list(request).await
+            })
+            .await?;
+        Ok(Page {
+            circuits: answer
+                .circuits
+                .into_iter()
+                .map(wire::circuit)
+                .collect::<Result<_, _>>()?,
+            next: Some(answer.next_page_token).filter(|token| !token.is_empty()),
+        })
+    }
+
+    /// The global options.
+    ///
+    /// # Errors
+    /// None could be asked.
+    pub async fn config(&self) -> Result<Config, Error> {
+        self.get_config(None).await
+    }
+
+    /// Sets global options, for every circuit that has not its own: those that exist too. Setting what holds already changes nothing, so that
+    /// it is repeated freely.
+    ///
+    /// Returns what holds now, and whether anything changed.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`], or none could be asked.
+    pub async fn configure(
+        &self,
+        options: Configure,
+        global: GlobalOptions,
+    ) -> Result<(EffectivePolicy, bool), Error> {
+        self.set_config(None, options, Some(wire::to_global(global)))
+            .await
+    }
+
+    /// A session of its own, for callers who batch by themselves. [`Circuit::call`] and its like do not need one.
+    pub fn session(&self) -> Reporter {
+        Reporter::new(self.pool.clone(), self.timeout)
+    }
+
+    /// The events that `subscription` selects, on a connection of its own. Once this returns, nothing is missed any more.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] (which names an unknown event, or says what is wrong with the filter), [`Error::EventsCompacted`],
+    /// [`Error::CursorForeign`], or no node could be asked within the timeout.
+    pub async fn subscribe(&self, subscription: Subscription) -> Result<Events, Error> {
+        Events::open(self.pool.clone(), self.timeout, subscription).await
+    }
+
+    /// A consistent picture of these circuits (none given: of all), and the events after it.
+    ///
+    /// # Errors
+    /// As [`Client::subscribe`].
+    pub async fn watch(&self, names: impl IntoIterator<Item = CircuitName>) -> Result<Watch, Error> {
+        Watch::open(self.pool.clone(), self.timeout, names.into_iter().collect()).await
+    }
+
+    /// What became of the reports that [`Circuit`]s of this client and its clones queued.
+    pub fn report_stats(&self) -> ReportStats {
+        self.outbox.stats()
+    }
+
+    /// Waits until everything reported so far was acknowledged, dropped or given up.
+    ///
+    /// # Errors
+    /// [`Error::OutcomeUnknown`] when that takes longer than the timeout; the reports stay queued.
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.outbox.flush(self.timeout).await
+    }
+
+    /// [`flush`](Client::flush)es, and says whether everything was sent. Call it before the process ends.
+    pub async fn close(self) -> bool {
+        self.flush().await.is_ok()
+    }
+
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) async fn get_config(&self, name: Option<&CircuitName>) -> Result<Config, Error> {
+        let request = v1::GetConfigRequest {
+            name: name.map(wire::to_name),
+            consistency: None,
+        };
+        let answer = self
+            .call(Repeat::Read, request, async |mut c, request| {
+                c.get_config(request).await
+            })
+            .await?;
+        Ok(Config {
+            own: wire::policy(answer.own.unwrap_or_default())?,
+            policy: wire::effective(answer.policy)?,
+            global: wire::global(answer.global.unwrap_or_default()),
+        })
+    }
+
+    pub(crate) async fn set_config(
+        &self,
+        name: Option<&CircuitName>,
+        options: Configure,
+        global: Option<v1::GlobalOptions>,
+    ) -> Result<(EffectivePolicy, bool), Error> {
+        let request = v1::ConfigureRequest {
+            name: name.map(wire::to_name),
+            policy: Some(wire::to_policy(&options.set)),
+            clear: options
+                .clear
+                .iter()
+                .map(|option| option.name().to_owned())
+                .collect(),
+            global,
+        };
+        // Not repeated after a lost answer: between two attempts somebody else may have set other values.
+        let answer = self
+            .call(Repeat::Once, request, async |mut c, request| {
+                c.configure(request).await
+            })
+            .await?;
+        Ok((wire::effective(answer.policy)?, answer.changed))
+    }
+
+    /// Makes sure that some node can be connected to.
+    pub(crate) async fn reach(&self) -> Result<(), Error> {
+        retry::call(
+            &self.pool,
+            Repeat::Read,
+            Instant::now() + self.timeout,
+            (),
+            |_, _| async { Ok(Response::new(())) },
+        )
+        .await
+        .map_err(Error::from)
+    }
+
+    /// Calls the service `Circuits`.
+    pub(crate) async fn call<M, R, F>(&self, repeat: Repeat, request: M, send: F) -> Result<R, Failed>
+    where
+        M: Clone,
+        F: AsyncFn(CircuitsClient<Channel>, Request<M>) -> Result<Response<R>, Status>,
+    {
+        let send = &send;
+        retry::call(
+            &self.pool,
+            repeat,
+            Instant::now() + self.timeout,
+            request,
+            |channel, request| {
+                send(
+                    CircuitsClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
+                    request,
+                )
+            },
+        )
+        .await
+    }
+}
+
+impl Consistency {
+    pub(crate) fn to_wire(self) -> Option<v1::Consistency> {
+        use v1::consistency::Level;
+        let level = match self {
+            Self::Default => return None,
+            Self::Linearizable => Level::Linearizable(true),
+            Self::Local => Level::Local(true),
+            Self::AtLeast(revision) => Level::AtLeast(revision),
+        };
+        Some(v1::Consistency { level: Some(level) })
+    }
+}
