@@ -10,6 +10,7 @@ use brama_core::policy::{EffectivePolicy, Expiry, Policy, PolicyOption};
 use brama_core::query::{Availability, CircuitStatus};
 use brama_core::reply::{Admission, ItemReply};
 use brama_core::report::Outcome;
+use brama_proto::convert::metadata_message;
 use brama_proto::v1;
 
 use crate::call::{CallError, Classified, Ticket};
@@ -194,9 +195,9 @@ impl Circuit {
             IfExists::Update => (v1::IfExists::Update, Repeat::Idempotent),
         };
         let request = v1::RegisterRequest {
-            name: Some(wire::to_name(&self.name)),
-            policy: Some(wire::to_policy(&register.policy)),
-            metadata: wire::to_metadata(&register.metadata),
+            name: Some((&self.name).into()),
+            policy: Some((&register.policy).into()),
+            metadata: metadata_message(&register.metadata),
             if_exists: if_exists.into(),
         };
         let answer = self
@@ -215,7 +216,7 @@ impl Circuit {
     /// The cluster could not be asked. (A second attempt after a lost answer says false, though the first one removed it.)
     pub async fn unregister(&self, reason: Option<&str>) -> Result<bool, Error> {
         let request = v1::UnregisterRequest {
-            name: Some(wire::to_name(&self.name)),
+            name: Some((&self.name).into()),
             reason: reason.map(str::to_owned),
         };
         let send = async |mut c: Circuits, request| c.unregister(request).await;
@@ -236,7 +237,7 @@ impl Circuit {
     /// As [`Circuit::status`].
     pub async fn status_at(&self, consistency: Consistency) -> Result<CircuitStatus, Error> {
         let request = v1::StatusRequest {
-            name: Some(wire::to_name(&self.name)),
+            name: Some((&self.name).into()),
             consistency: consistency.to_wire(),
         };
         let answer = self
@@ -262,7 +263,7 @@ impl Circuit {
     /// As [`Circuit::status`].
     pub async fn available_at(&self, consistency: Consistency) -> Result<Availability, Error> {
         let request = v1::AvailableRequest {
-            name: Some(wire::to_name(&self.name)),
+            name: Some((&self.name).into()),
             consistency: consistency.to_wire(),
         };
         let send = async |mut c: Circuits, request| c.available(request).await;
@@ -300,8 +301,8 @@ impl Circuit {
     /// [`Error::NotFound`], [`Error::InvalidArgument`], [`Error::OutcomeUnknown`], or the cluster could not be asked.
     pub async fn open(&self, expiry: Option<Expiry>, reason: Option<&str>) -> Result<CircuitStatus, Error> {
         let request = v1::OpenCircuitRequest {
-            name: Some(wire::to_name(&self.name)),
-            expiry: expiry.map(wire::to_expiry),
+            name: Some((&self.name).into()),
+            expiry: expiry.map(Into::into),
             reason: reason.map(str::to_owned),
         };
         let send = async |mut c: Circuits, request| c.open_circuit(request).await;
@@ -314,7 +315,7 @@ impl Circuit {
     /// As [`Circuit::open`].
     pub async fn close(&self, reason: Option<&str>) -> Result<CircuitStatus, Error> {
         let request = v1::CloseCircuitRequest {
-            name: Some(wire::to_name(&self.name)),
+            name: Some((&self.name).into()),
             reason: reason.map(str::to_owned),
         };
         let send = async |mut c: Circuits, request| c.close_circuit(request).await;
@@ -327,7 +328,7 @@ impl Circuit {
     /// As [`Circuit::open`].
     pub async fn reset(&self, reason: Option<&str>) -> Result<CircuitStatus, Error> {
         let request = v1::ResetCircuitRequest {
-            name: Some(wire::to_name(&self.name)),
+            name: Some((&self.name).into()),
             reason: reason.map(str::to_owned),
         };
         let send = async |mut c: Circuits, request| c.reset_circuit(request).await;
@@ -337,7 +338,7 @@ impl Circuit {
     /// The permit id makes repeating safe: the same id gets the same permit.
     async fn acquire_as(&self, permit: PermitId) -> Result<Admission, crate::retry::Failed> {
         let request = v1::AcquireRequest {
-            name: Some(wire::to_name(&self.name)),
+            name: Some((&self.name).into()),
             permit_id: wire::to_permit(permit),
         };
         let send = async |mut c: Circuits, request| c.acquire(request).await;

@@ -148,7 +148,7 @@ impl Client {
             states: list
                 .states
                 .into_iter()
-                .map(|state| wire::to_state(state).into())
+                .map(|state| v1::State::from(state).into())
                 .collect(),
             identifier_prefix: list.identifier_prefix,
             page_size: list.page_size,
@@ -190,8 +190,7 @@ impl Client {
         options: Configure,
         global: GlobalOptions,
     ) -> Result<(EffectivePolicy, bool), Error> {
-        self.set_config(None, options, Some(wire::to_global(global)))
-            .await
+        self.set_config(None, options, Some(global.into())).await
     }
 
     /// A session of its own, for callers who batch by themselves. [`Circuit::call`] and its like do not need one.
@@ -244,7 +243,7 @@ impl Client {
 
     pub(crate) async fn get_config(&self, name: Option<&CircuitName>) -> Result<Config, Error> {
         let request = v1::GetConfigRequest {
-            name: name.map(wire::to_name),
+            name: name.map(Into::into),
             consistency: None,
         };
         let answer = self
@@ -253,7 +252,7 @@ impl Client {
             })
             .await?;
         Ok(Config {
-            own: wire::policy(answer.own.unwrap_or_default())?,
+            own: wire::policy(answer.own)?,
             policy: wire::effective(answer.policy)?,
             global: wire::global(answer.global.unwrap_or_default()),
         })
@@ -266,8 +265,8 @@ impl Client {
         global: Option<v1::GlobalOptions>,
     ) -> Result<(EffectivePolicy, bool), Error> {
         let request = v1::ConfigureRequest {
-            name: name.map(wire::to_name),
-            policy: Some(wire::to_policy(&options.set)),
+            name: name.map(Into::into),
+            policy: Some((&options.set).into()),
             clear: options
                 .clear
                 .iter()

@@ -156,8 +156,8 @@ pub(crate) enum Why {
     NoLeader(String),
     /// The node, or the leader, has too much to do.
     Overloaded(String),
-    /// The node is about to stop.
-    Stopping(String),
+    /// The node is about to stop, or behind; another may do it.
+    Elsewhere(String),
 }
 
 impl Error {
@@ -196,7 +196,7 @@ impl From<brama_core::Refusal> for Error {
 impl Why {
     pub(crate) fn into_error(self, endpoints: usize, waited: Duration) -> Error {
         match self {
-            Self::Connect(message) | Self::Stopping(message) => Error::Unreachable {
+            Self::Connect(message) | Self::Elsewhere(message) => Error::Unreachable {
                 endpoints,
                 waited,
                 message,
@@ -223,8 +223,11 @@ pub(crate) fn classify(status: Status) -> Attempt {
     match reason {
         "NO_LEADER" => return Attempt::NotApplied(Why::NoLeader(message)),
         "OVERLOADED" => return Attempt::NotApplied(Why::Overloaded(message)),
-        "STOPPING" | "RESUME_ELSEWHERE" => return Attempt::NotApplied(Why::Stopping(message)),
         "OUTCOME_UNKNOWN" => return Attempt::Unknown(message),
+        // STOPPING, RESUME_ELSEWHERE, NOT_CAUGHT_UP, and whatever a newer node calls it.
+        reason if !reason.is_empty() && status.code() == Code::Unavailable => {
+            return Attempt::NotApplied(Why::Elsewhere(message));
+        }
         _ => {}
     }
     Attempt::Final(match (status.code(), reason) {
@@ -306,7 +309,13 @@ mod tests {
 
     #[test]
     fn only_what_a_node_says_of_itself_is_certainly_not_applied() {
-        for reason in ["NO_LEADER", "OVERLOADED", "STOPPING", "RESUME_ELSEWHERE"] {
+        for reason in [
+            "NO_LEADER",
+            "OVERLOADED",
+            "STOPPING",
+            "RESUME_ELSEWHERE",
+            "NOT_CAUGHT_UP",
+        ] {
             let attempt = classify(status(Code::Unavailable, reason));
             assert!(matches!(attempt, Attempt::NotApplied(_)), "{reason}: {attempt:?}");
         }

@@ -127,7 +127,7 @@ impl Subscription {
 
     fn request(&self, from: &From) -> v1::SubscribeRequest {
         v1::SubscribeRequest {
-            names: self.names.iter().map(wire::to_name).collect(),
+            names: self.names.iter().map(Into::into).collect(),
             scopes: self.scopes.clone(),
             events: self.events.clone(),
             filter: self.filter.clone(),
@@ -312,7 +312,7 @@ impl Reader {
         };
         match tokio::time::timeout(SILENCE, stream.message()).await {
             Ok(Ok(Some(message))) => self.take(message),
-            Ok(Ok(None)) => Ok(Step::Lost(Why::Stopping("the stream ended".to_owned()))),
+            Ok(Ok(None)) => Ok(Step::Lost(Why::Elsewhere("the stream ended".to_owned()))),
             Ok(Err(status)) => lost_or_over(classify(status)),
             Err(_) => Ok(Step::Lost(Why::Connect(format!("nothing heard for {SILENCE:?}")))),
         }

@@ -124,7 +124,7 @@ impl Watcher {
 
     /// Takes the picture, and subscribes to what comes after it.
     async fn begin(&mut self) -> Result<WatchItem, Error> {
-        let names: Vec<_> = self.names.iter().map(wire::to_name).collect();
+        let names: Vec<_> = self.names.iter().map(Into::into).collect();
         let request = v1::WatchRequest {
             names,
             snapshot_only: true,

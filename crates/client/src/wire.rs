@@ -6,76 +6,16 @@ use std::sync::Arc;
 use brama_core::circuit::StateName;
 use brama_core::command::{PermitId, ReportItem};
 use brama_core::event::{Cause, Event, EventKind};
-use brama_core::policy::{EffectivePolicy, Expiry, ExpiryStrategy, GlobalOptions, Policy, PolicyOption};
+use brama_core::policy::{EffectivePolicy, ExpiryStrategy, GlobalOptions, Policy, PolicyOption};
 use brama_core::query::{Availability, CircuitStatus, Totals};
 use brama_core::reply::{Admission, BatchReply, ItemReply};
-use brama_core::{CircuitName, ClusterTime, Metadata, Summary};
-use brama_proto::v1;
+use brama_core::{CircuitName, ClusterTime, Metadata, Refusal};
+use brama_proto::{convert, v1};
 use prost_types::Timestamp;
 
 use crate::error::Error;
 
-// -- to the node ----------------------------------------------------------------------------------
-
-pub(crate) fn to_name(name: &CircuitName) -> v1::CircuitName {
-    v1::CircuitName {
-        scope: name.scope.as_deref().map(str::to_owned),
-        identifier: name.identifier.to_string(),
-    }
-}
-
-pub(crate) fn to_policy(policy: &Policy) -> v1::Policy {
-    v1::Policy {
-        max_attempts: policy.max_attempts,
-        expiry: policy.expiry.map(to_expiry),
-        expiry_strategy: policy
-            .expiry_strategy
-            .map(|strategy| to_strategy(strategy).into()),
-        initial_expiry_ms: policy.initial_expiry_ms,
-        max_expiry_ms: policy.max_expiry_ms,
-        backoff_factor: policy.backoff_factor,
-        half_open_max_probes: policy.half_open_max_probes,
-        half_open_successes: policy.half_open_successes,
-        probe_timeout_ms: policy.probe_timeout_ms,
-    }
-}
-
-pub(crate) fn to_expiry(expiry: Expiry) -> v1::Expiry {
-    let kind = match expiry {
-        Expiry::Ms(ms) => v1::expiry::Kind::Ms(ms),
-        Expiry::Never => v1::expiry::Kind::Never(true),
-    };
-    v1::Expiry { kind: Some(kind) }
-}
-
-fn to_strategy(strategy: ExpiryStrategy) -> v1::ExpiryStrategy {
-    match strategy {
-        ExpiryStrategy::Fixed => v1::ExpiryStrategy::Fixed,
-        ExpiryStrategy::Progressive => v1::ExpiryStrategy::Progressive,
-    }
-}
-
-pub(crate) fn to_global(global: GlobalOptions) -> v1::GlobalOptions {
-    v1::GlobalOptions {
-        inactive_threshold_ms: global.inactive_threshold_ms,
-        cleanup_interval_ms: global.cleanup_interval_ms,
-    }
-}
-
-pub(crate) fn to_metadata(metadata: &Metadata) -> BTreeMap<String, String> {
-    metadata
-        .iter()
-        .map(|(key, value)| (key.to_string(), value.to_string()))
-        .collect()
-}
-
-pub(crate) fn to_state(state: StateName) -> v1::State {
-    match state {
-        StateName::Closed => v1::State::Closed,
-        StateName::Open => v1::State::Open,
-        StateName::HalfOpen => v1::State::HalfOpen,
-    }
-}
+// -- to the node, as far as crates/proto does not know it already ----------------------------------
 
 pub(crate) fn to_permit(permit: PermitId) -> Vec<u8> {
     permit.0.to_be_bytes().to_vec()
@@ -83,26 +23,13 @@ pub(crate) fn to_permit(permit: PermitId) -> Vec<u8> {
 
 pub(crate) fn to_item(item: &ReportItem) -> v1::ReportItem {
     v1::ReportItem {
-        name: Some(to_name(&item.name)),
+        name: Some((&item.name).into()),
         generation: item.generation,
-        summary: Some(to_summary(&item.summary)),
+        summary: Some((&item.summary).into()),
         outcomes: Vec::new(),
         permit_id: item.permit.map(to_permit).unwrap_or_default(),
         reason: item.reason.as_deref().map(str::to_owned),
-        metadata: to_metadata(&item.metadata),
-    }
-}
-
-fn to_summary(summary: &Summary) -> v1::Summary {
-    v1::Summary {
-        failures: summary.failures,
-        successes: summary.successes,
-        leading_failures: summary.leading_failures,
-        longest_failures: summary.longest_failures,
-        trailing_failures: summary.trailing_failures,
-        leading_successes: summary.leading_successes,
-        ignored: summary.ignored,
-        rejected: summary.rejected,
+        metadata: convert::metadata_message(&item.metadata),
     }
 }
 
@@ -115,11 +42,11 @@ pub(crate) fn circuit(circuit: v1::Circuit) -> Result<CircuitStatus, Error> {
         generation: circuit.generation,
         failure_count: circuit.failure_count,
         policy: effective(circuit.policy)?,
-        opened_at: optional_time(circuit.opened_at)?,
-        expires_at: optional_time(circuit.expires_at)?,
+        opened_at: optional_time(circuit.opened_at),
+        expires_at: optional_time(circuit.expires_at),
         openings_in_a_row: circuit.openings_in_a_row,
-        last_success_at: optional_time(circuit.last_success_at)?,
-        last_failure_at: optional_time(circuit.last_failure_at)?,
+        last_success_at: optional_time(circuit.last_success_at),
+        last_failure_at: optional_time(circuit.last_failure_at),
         last_reason: circuit.last_reason.map(Arc::from),
         totals: totals(circuit.totals.unwrap_or_default()),
         registered_at: time(circuit.registered_at)?,
@@ -144,7 +71,9 @@ pub(crate) fn effective(policy: Option<v1::EffectivePolicy>) -> Result<Effective
     let policy = policy.ok_or_else(|| missing("policy"))?;
     Ok(EffectivePolicy {
         max_attempts: policy.max_attempts,
-        expiry: expiry(policy.expiry.ok_or_else(|| missing("policy.expiry"))?)?,
+        expiry: convert::expiry(policy.expiry, "policy.expiry")
+            .map_err(|refusal| not_understood(&refusal))?
+            .ok_or_else(|| missing("policy.expiry"))?,
         expiry_strategy: strategy(policy.expiry_strategy)?,
         initial_expiry_ms: policy.initial_expiry_ms,
         max_expiry_ms: policy.max_expiry_ms,
@@ -161,18 +90,8 @@ pub(crate) fn effective(policy: Option<v1::EffectivePolicy>) -> Result<Effective
     })
 }
 
-pub(crate) fn policy(policy: v1::Policy) -> Result<Policy, Error> {
-    Ok(Policy {
-        max_attempts: policy.max_attempts,
-        expiry: policy.expiry.map(expiry).transpose()?,
-        expiry_strategy: policy.expiry_strategy.map(strategy).transpose()?,
-        initial_expiry_ms: policy.initial_expiry_ms,
-        max_expiry_ms: policy.max_expiry_ms,
-        backoff_factor: policy.backoff_factor,
-        half_open_max_probes: policy.half_open_max_probes,
-        half_open_successes: policy.half_open_successes,
-        probe_timeout_ms: policy.probe_timeout_ms,
-    })
+pub(crate) fn policy(policy: Option<v1::Policy>) -> Result<Policy, Error> {
+    convert::policy(policy).map_err(|refusal| not_understood(&refusal))
 }
 
 pub(crate) fn global(global: v1::GlobalOptions) -> GlobalOptions {
@@ -194,7 +113,7 @@ pub(crate) fn admission(answer: v1::AcquireResponse) -> Result<Admission, Error>
         permit,
         retry_after_ms: answer.retry_after_ms,
         reason: answer.reason.map(Arc::from),
-        opened_at: optional_time(answer.opened_at)?,
+        opened_at: optional_time(answer.opened_at),
     })
 }
 
@@ -205,7 +124,7 @@ pub(crate) fn availability(answer: v1::AvailableResponse) -> Result<Availability
         generation: answer.generation,
         retry_after_ms: answer.retry_after_ms,
         reason: answer.reason.map(Arc::from),
-        opened_at: optional_time(answer.opened_at)?,
+        opened_at: optional_time(answer.opened_at),
     })
 }
 
@@ -256,16 +175,14 @@ pub(crate) fn event(event: v1::Event) -> Result<Event, Error> {
         metadata: Arc::new(metadata(event.metadata)),
         generation: event.generation,
         count: event.count,
-        expires_at: optional_time(event.expires_at)?,
+        expires_at: optional_time(event.expires_at),
         permit,
         openings_in_a_row: event.openings_in_a_row,
     })
 }
 
 fn name(name: Option<v1::CircuitName>) -> Result<CircuitName, Error> {
-    let name = name.ok_or_else(|| missing("name"))?;
-    CircuitName::new(name.scope.as_deref(), &name.identifier)
-        .map_err(|refusal| Error::protocol(format!("a circuit's name: {refusal}")))
+    convert::circuit_name(name.as_ref()).map_err(|refusal| not_understood(&refusal))
 }
 
 fn state(number: i32) -> Result<StateName, Error> {
@@ -279,14 +196,6 @@ fn optional_state(number: i32) -> Result<Option<StateName>, Error> {
         Ok(v1::State::Open) => Ok(Some(StateName::Open)),
         Ok(v1::State::HalfOpen) => Ok(Some(StateName::HalfOpen)),
         Err(_) => Err(Error::protocol(format!("state {number}"))),
-    }
-}
-
-fn expiry(expiry: v1::Expiry) -> Result<Expiry, Error> {
-    match expiry.kind {
-        Some(v1::expiry::Kind::Ms(ms)) => Ok(Expiry::Ms(ms)),
-        Some(v1::expiry::Kind::Never(true)) => Ok(Expiry::Never),
-        _ => Err(missing("expiry")),
     }
 }
 
@@ -342,22 +251,19 @@ fn metadata(metadata: BTreeMap<String, String>) -> Metadata {
 }
 
 fn time(time: Option<Timestamp>) -> Result<ClusterTime, Error> {
-    optional_time(time)?.ok_or_else(|| missing("time"))
+    optional_time(time).ok_or_else(|| missing("time"))
 }
 
-fn optional_time(time: Option<Timestamp>) -> Result<Option<ClusterTime>, Error> {
-    let Some(time) = time else { return Ok(None) };
-    let micros = u64::try_from(time.seconds)
-        .ok()
-        .and_then(|seconds| seconds.checked_mul(1_000_000))
-        .zip(u64::try_from(time.nanos).ok())
-        .and_then(|(micros, nanos)| micros.checked_add(nanos / 1000))
-        .ok_or_else(|| Error::protocol(format!("time {time:?}")))?;
-    Ok(Some(ClusterTime::from_micros(micros)))
+fn optional_time(time: Option<Timestamp>) -> Option<ClusterTime> {
+    time.as_ref().map(convert::cluster_time)
 }
 
 pub(crate) fn progress_time(progress: &v1::Progress) -> Result<ClusterTime, Error> {
     time(progress.time)
+}
+
+fn not_understood(refusal: &Refusal) -> Error {
+    Error::protocol(refusal.to_string())
 }
 
 fn missing(what: &str) -> Error {
