@@ -210,7 +210,20 @@ impl LogHandle {
         });
         match joined.await {
             Ok(Some(Err(_))) | Err(_) => Err(self.shared.closed()),
-            Ok(_) => outcome,
+            Ok(Some(Ok(()))) => {
+                let stats = self.stats();
+                tracing::info!(
+                    flushes = stats.flushes(),
+                    entries = stats.entries(),
+                    bytes = stats.bytes(),
+                    total = ?stats.total(),
+                    longest = ?stats.longest(),
+                    last = ?stats.last(),
+                    "the log is closed"
+                );
+                outcome
+            }
+            Ok(None) => outcome,
         }
     }
 

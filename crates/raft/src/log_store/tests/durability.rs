@@ -63,6 +63,17 @@ impl Control {
     fn release(&self) {
         self.let_pass(u64::MAX);
     }
+
+    async fn until_a_sync_began(&self) {
+        let began = async {
+            while self.begun.load(SeqCst) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), began)
+            .await
+            .expect("nothing is synced");
+    }
 }
 
 fn controlled() -> (TestLog, Arc<Control>) {
@@ -101,9 +112,7 @@ async fn an_entry_that_took_anothers_place_is_read_from_memory() {
     control.hold();
     let (first, first_done) = callback();
     log.store.append(entries(1, 0..5, 100), first).await.unwrap();
-    while control.begun.load(SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    control.until_a_sync_began().await;
     log.store.truncate_after(Some(log_id(1, 1))).await.unwrap();
     let (second, second_done) = callback();
     log.store.append(entries(2, 2..6, 100), second).await.unwrap();
