@@ -72,9 +72,9 @@ struct Head {
 }
 
 impl Frozen {
-    /// The machine that this state is of, for reading.
-    pub fn machine(&self) -> Machine {
-        Machine::thaw(self.clone())
+    /// The machine that this state is of, for reading only: it has no timers. O(1).
+    pub fn reader(&self) -> Machine {
+        Machine::reading(self.clone())
     }
 
     /// Writes the state in the newest version, piece by piece.

@@ -3,11 +3,14 @@
 //! [`lifecycle::Node`] puts the parts together: `brama_raft::Replica` is consensus and state, `api` is what clients call, [`timers`] fires
 //! what is due while this node leads, [`config`] is what the node was told before it started.
 
+pub mod api;
 pub mod clock_source;
 pub mod config;
 mod connections;
+pub mod filter;
 pub mod lifecycle;
 pub mod logging;
+mod subscription;
 pub mod timers;
 
 pub use lifecycle::Node;

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +27,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 use brama_core::command::{Bootstrap, ClusterId};
 use brama_raft::{Options, Origin, Replica, TimeSource, Timing};
 
+use crate::api::Api;
 use crate::clock_source::SystemClocks;
 use crate::config::{Config, DefaultsConfig, OriginConfig};
 use crate::{connections, timers};
@@ -50,6 +52,9 @@ pub enum StartError {
         /// What the system answered.
         source: std::io::Error,
     },
+    /// The services cannot describe themselves: the build is broken.
+    #[error("the descriptors of the services cannot be read")]
+    Reflection(#[from] tonic_reflection::server::Error),
 }
 
 /// A running node. Dropping it does not stop it: [`Node::stop`] does.
@@ -102,14 +107,24 @@ impl Node {
             server: TaskTracker::new(),
             tasks: TaskTracker::new(),
         };
-        node.serve(&config, listener);
+        let (say_quorum, quorum) = watch::channel(false);
+        let api = Api::new(
+            replica.clone(),
+            config.cluster.name.clone(),
+            config.limits.max_subscribers,
+            config.events.progress_interval,
+            quorum,
+            node.end_streams.clone(),
+        );
+        node.serve(&config, listener, api)?;
         node.tasks
             .spawn(timers::run(replica.clone(), node.timers.clone()));
-        node.tasks.spawn(
-            node.watching
-                .clone()
-                .run_until_cancelled_owned(watch_health(replica.clone(), health)),
-        );
+        node.tasks
+            .spawn(node.watching.clone().run_until_cancelled_owned(watch_health(
+                replica.clone(),
+                health,
+                say_quorum,
+            )));
         let compare = warn_of_differences(replica, config);
         node.tasks
             .spawn(node.watching.clone().run_until_cancelled_owned(compare));
@@ -175,7 +190,7 @@ impl Node {
         &self.replica
     }
 
-    fn serve(&self, config: &Config, listener: tokio::net::TcpListener) {
+    fn serve(&self, config: &Config, listener: tokio::net::TcpListener, api: Api) -> Result<(), StartError> {
         let server = tonic::transport::Server::builder()
             // A client that is gone without a word frees its place, also while it waits for events.
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -185,6 +200,7 @@ impl Node {
             .initial_connection_window_size(4 * 1024 * 1024)
             .max_concurrent_streams(1024)
             .http2_max_header_list_size(16 * 1024)
+            .add_routes(api.routes()?)
             .add_service(tonic_health::pb::health_server::HealthServer::new(
                 HealthService::from_health_reporter(self.health.clone()),
             ));
@@ -196,6 +212,7 @@ impl Node {
                 tracing::error!(%error, "the port for clients is closed");
             }
         });
+        Ok(())
     }
 
     async fn hand_over(&self, deadline: Instant) {
@@ -221,11 +238,14 @@ async fn tell(health: &HealthReporter, status: ServingStatus) {
 }
 
 /// Keeps health up to date until the node has failed.
-async fn watch_health(replica: Replica, health: HealthReporter) {
+async fn watch_health(replica: Replica, health: HealthReporter, say_quorum: watch::Sender<bool>) {
     let mut served = false;
     let watch = async {
         loop {
             let ready = is_ready(&replica);
+            say_quorum.send_if_modified(|quorum| {
+                std::mem::replace(quorum, replica.has_quorum()) != replica.has_quorum()
+            });
             if ready != served {
                 served = ready;
                 if ready {

@@ -149,6 +149,14 @@ impl Machine {
         }
     }
 
+    /// A machine to read a frozen state with.
+    pub(crate) fn reading(frozen: Frozen) -> Self {
+        Self {
+            state: frozen.state,
+            ..Self::default()
+        }
+    }
+
     /// The id of a registered circuit.
     fn id(&self, name: &CircuitName) -> Option<CircuitId> {
         self.state.names.get(name).copied()
