@@ -2,6 +2,9 @@
 //!
 //! The writer is this test binary, started again with [`child`] as its only test. It tells on its standard output what was acknowledged,
 //! and, before it removes anything, what it is about to remove.
+//!
+//! A process that is killed leaves its writes to the kernel; a power cut does not. `tests/log_store_power_cut.sh` tests that with the same
+//! writer, on a disk image that is copied while it runs, and with [`checker`].
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +17,8 @@ use super::*;
 
 const FOLDER: &str = "BRAMA_TEST_CRASH_FOLDER";
 const SEED: &str = "BRAMA_TEST_CRASH_SEED";
+/// A file with what the writer told, for [`checker`].
+const TOLD: &str = "BRAMA_TEST_CRASH_TOLD";
 
 const SIZES: Sizes = Sizes {
     segment: SegmentLimits {
@@ -193,10 +198,28 @@ async fn child() {
         return;
     };
     let mut random = StdRng::seed_from_u64(seed.parse().unwrap());
-    let mut store = LogStore::open_with(Path::new(&folder), SIZES).unwrap();
+    let folder = Path::new(&folder);
+    if !folder.exists() {
+        crate::log_store::create(folder).unwrap();
+    }
+    let mut store = LogStore::open_with(folder, SIZES).unwrap();
     if let Err(error) = write_for_ever(&mut store, &mut random).await {
         tell(&format!("failed {error}"));
     }
+}
+
+/// Not a test either: checks a log against what its writer told. For `tests/log_store_power_cut.sh`.
+#[tokio::test]
+async fn checker() {
+    let (Ok(folder), Ok(told)) = (std::env::var(FOLDER), std::env::var(TOLD)) else {
+        return;
+    };
+    let told = listen(&mut std::fs::File::open(told).unwrap());
+    check(Path::new(&folder), &told, "power cut").await;
+    tell(&format!(
+        "checked {} appends, up to {:?}",
+        told.appends, told.last
+    ));
 }
 
 async fn write_for_ever(store: &mut LogStore, random: &mut StdRng) -> std::io::Result<()> {
