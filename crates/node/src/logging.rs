@@ -48,11 +48,13 @@ fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseErr
         "error" => "error",
         _ => "warn",
     };
+    // openraft tells the end of each of these tasks as an error, also when it asked for it.
+    let heartbeats = "openraft::core::heartbeat::worker=off";
     let quiet: Vec<String> = CHATTY
         .iter()
         .map(|library| format!("{library}={least}"))
         .collect();
-    EnvFilter::try_new(format!("{},{level}", quiet.join(",")))
+    EnvFilter::try_new(format!("{heartbeats},{},{level}", quiet.join(",")))
 }
 
 #[cfg(test)]

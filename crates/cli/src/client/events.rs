@@ -3,7 +3,7 @@
 //! Both go on at another node when theirs goes away, from the cursor of the last message: no event is missing or printed twice.
 
 use std::io::Write;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use brama_proto::v1;
 use clap::Args;
@@ -17,6 +17,9 @@ use crate::exit::{Failure, Outcome};
 use v1::subscribe_request::From;
 use v1::subscribe_response::Message as Subscribed;
 use v1::watch_response::Message as Watched;
+
+/// Before a stream that ended is opened again: a node that ends each one at once must not be asked without end.
+const RESUME_AFTER: Duration = Duration::from_millis(100);
 
 /// `brama events ..`
 #[derive(Args, Debug)]
@@ -89,6 +92,7 @@ pub(crate) async fn events(args: Events) -> Outcome {
     };
     let printer = Printer {
         json: args.remote.json,
+        follows: true,
         cursors: args.cursors,
         progress: args.progress,
         left: args.count,
@@ -108,6 +112,7 @@ pub(crate) async fn watch(args: Watch) -> Outcome {
     };
     let mut printer = Printer {
         json: args.remote.json,
+        follows: !args.snapshot_only,
         cursors: false,
         progress: false,
         left: args.count,
@@ -122,6 +127,7 @@ pub(crate) async fn watch(args: Watch) -> Outcome {
         };
         let mut stream = args.remote.open(false, open).await?;
         let Some((circuits, synced)) = snapshot(&mut stream).await? else {
+            tokio::time::sleep(RESUME_AFTER).await;
             continue;
         };
         printer.circuits(&circuits, &synced)?;
@@ -170,6 +176,7 @@ async fn follow(
                 return Ok(());
             }
         }
+        tokio::time::sleep(RESUME_AFTER).await;
     }
 }
 
@@ -199,6 +206,8 @@ async fn snapshot(
 
 struct Printer {
     json: bool,
+    /// Events come after the snapshot.
+    follows: bool,
     cursors: bool,
     progress: bool,
     /// Events until the end.
@@ -231,11 +240,11 @@ impl Printer {
         if self.json {
             return print_json("WatchResponse", synced);
         }
-        Ok(writeln!(
-            std::io::stdout(),
-            "-- {} circuits; what happens from here on:",
-            circuits.len()
-        )?)
+        if self.follows {
+            let circuits = text::count(circuits.len() as u64, "circuit");
+            writeln!(std::io::stdout(), "-- {circuits}; what happens from here on:")?;
+        }
+        Ok(())
     }
 
     /// True when this was the last one.

@@ -39,6 +39,9 @@ pub(crate) struct List {
     /// Only identifiers that begin with this
     #[arg(long, value_name = "TEXT", default_value = "")]
     prefix: String,
+    /// How many to ask for at once, 1 to 1000; all are shown in any case
+    #[arg(long, value_name = "N", default_value_t = PAGE)]
+    page_size: u32,
     /// How fresh the answer must be: linearizable (default), local, or at-least=REVISION
     #[arg(long, value_name = "LEVEL", value_parser = consistency)]
     consistency: Option<ConsistencyArg>,
@@ -149,12 +152,19 @@ pub(crate) async fn list(args: List) -> Outcome {
         scope: args.scope,
         states: args.state.iter().map(|state| i32::from(*state)).collect(),
         identifier_prefix: args.prefix,
-        page_size: PAGE,
+        page_size: args.page_size,
         page_token: String::new(),
         consistency: args.consistency.map(ConsistencyArg::level),
     };
     let now = SystemTime::now();
-    let mut table = text::table(["SCOPE", "NAME", "STATE", "FAILURES", "LAST FAILURE", "CHANGED"]);
+    let mut table = text::table([
+        "SCOPE",
+        "NAME",
+        "STATE",
+        "FAILED CALLS",
+        "LAST FAILURE",
+        "CHANGED",
+    ]);
     let mut count = 0_usize;
     loop {
         let send = async |channel, request| {

@@ -118,7 +118,7 @@ impl Remote {
         let deadline = Instant::now() + self.timeout;
         loop {
             let mut misses: Vec<Miss> = Vec::new();
-            for endpoint in &self.endpoints {
+            for (position, endpoint) in self.endpoints.iter().enumerate() {
                 let attempt = async {
                     let channel = connect(endpoint, CONNECT_WITHIN)
                         .await
@@ -126,7 +126,12 @@ impl Remote {
                     send(channel).await
                 };
                 let left = deadline.saturating_duration_since(Instant::now());
-                let status = match tokio::time::timeout(left.max(PATIENCE), attempt).await {
+                let status = match tokio::time::timeout(
+                    share(left, self.endpoints.len() - position - 1).max(PATIENCE),
+                    attempt,
+                )
+                .await
+                {
                     Ok(Ok(response)) => return Ok(response.into_inner()),
                     Ok(Err(status)) => status,
                     Err(_) => Status::deadline_exceeded("no answer came in time"),

@@ -216,7 +216,8 @@ fn counted(
     let name = text::name(Some(&name.name()));
     Ok(writeln!(
         std::io::stdout(),
-        "{name}: {late}{}, {failures} failures in a row",
-        text::state(state)
+        "{name}: {late}{}, {} in a row",
+        text::state(state),
+        text::count(u64::from(failures), "failure")
     )?)
 }

@@ -128,6 +128,15 @@ pub(crate) fn situation(circuit: &v1::Circuit, now: SystemTime) -> String {
     }
 }
 
+/// "1 failure", "2 failures".
+pub(crate) fn count(n: u64, what: &str) -> String {
+    if n == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{n} {what}s")
+    }
+}
+
 /// `30s` or `never`.
 pub(crate) fn expiry(expiry: Option<&v1::Expiry>) -> String {
     match expiry.and_then(|expiry| expiry.kind) {
@@ -137,9 +146,10 @@ pub(crate) fn expiry(expiry: Option<&v1::Expiry>) -> String {
     }
 }
 
-/// Each option with the value that holds, in the order of the documentation.
+/// Each option that matters with the value that holds, in the order of the documentation.
 pub(crate) fn policy(policy: &v1::EffectivePolicy) -> Vec<(&'static str, String)> {
     let progressive = policy.expiry_strategy() == v1::ExpiryStrategy::Progressive;
+    let ms = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), exact);
     let mut lines = vec![
         ("max_attempts", policy.max_attempts.to_string()),
         ("expiry", expiry(policy.expiry.as_ref())),
@@ -148,12 +158,14 @@ pub(crate) fn policy(policy: &v1::EffectivePolicy) -> Vec<(&'static str, String)
             if progressive { "progressive" } else { "fixed" }.to_owned(),
         ),
     ];
-    if progressive {
-        let ms = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), exact);
-        lines.push(("initial_expiry", ms(policy.initial_expiry_ms)));
-        lines.push(("max_expiry", ms(policy.max_expiry_ms)));
-        lines.push(("backoff_factor", policy.backoff_factor.to_string()));
-    }
+    let only_progressive = [
+        ("initial_expiry", ms(policy.initial_expiry_ms)),
+        ("max_expiry", ms(policy.max_expiry_ms)),
+        ("backoff_factor", policy.backoff_factor.to_string()),
+    ];
+    // With the fixed strategy they mean nothing, but what somebody set must be seen.
+    let shown = |option: &str| progressive || policy.own.iter().any(|own| own == option);
+    lines.extend(only_progressive.into_iter().filter(|(option, _)| shown(option)));
     lines.push(("half_open_max_probes", policy.half_open_max_probes.to_string()));
     lines.push(("half_open_successes", policy.half_open_successes.to_string()));
     lines.push(("probe_timeout", exact(policy.probe_timeout_ms)));
@@ -198,7 +210,9 @@ pub(crate) fn event(event: &v1::Event) -> String {
         }
         v1::EventType::CircuitOpened => {
             let cause = match event.cause() {
-                v1::Cause::Threshold => format!("{} failures in a row", event.failure_count),
+                v1::Cause::Threshold => {
+                    format!("{} in a row", count(u64::from(event.failure_count), "failure"))
+                }
                 v1::Cause::Probe => "a probe failed".to_owned(),
                 _ => "by hand".to_owned(),
             };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brama_core::policy::{Expiry, ExpiryStrategy};
+use brama_core::policy::{Expiry, ExpiryStrategy, built_in};
 
 use super::keys::KEYS;
 use super::layers::Origins;
@@ -13,7 +13,8 @@ use super::{Config, LogFormat, OriginConfig};
 pub struct Setting {
     /// E.g. `node.id`.
     pub key: &'static str,
-    /// As a person would write it; `None`: not set, so that what is built into the breaker (or the other origin of the cluster) holds.
+    /// As a person would write it; `None`: not set, and without meaning because of what is (of `cluster.members` and `cluster.join`,
+    /// only one counts).
     pub value: Option<String>,
     /// `default`, or the layer: `file config/node1.toml`, `environment BRAMA_NODE__ID`, `flag --id`.
     pub origin: String,
@@ -39,10 +40,10 @@ fn value(config: &Config, key: &str) -> Option<String> {
         log,
         events,
     } = config;
-    let policy = &defaults.policy;
+    let (policy, global) = (&defaults.policy, &defaults.global);
     let text = |length: Duration| humantime::format_duration(length).to_string();
-    let ms = |length: Option<u64>| length.map(|ms| text(Duration::from_millis(ms)));
-    let number = |number: Option<u32>| number.map(|number| number.to_string());
+    let ms = |ms: u64| text(Duration::from_millis(ms));
+    let number = |given: Option<u32>, built_in: u32| Some(given.unwrap_or(built_in).to_string());
     match key {
         "node.id" => Some(node.id.to_string()),
         "node.data_dir" => Some(node.data_dir.display().to_string()),
@@ -75,26 +76,41 @@ fn value(config: &Config, key: &str) -> Option<String> {
         "limits.max_event_bytes" => Some(limits.cluster.max_event_bytes.to_string()),
         "limits.max_subscribers" => Some(limits.max_subscribers.to_string()),
         "limits.max_connections" => Some(limits.max_connections.to_string()),
-        "defaults.max_attempts" => number(policy.max_attempts),
-        "defaults.expiry" => policy.expiry.map(|expiry| match expiry {
+        "defaults.max_attempts" => number(policy.max_attempts, built_in::MAX_ATTEMPTS),
+        "defaults.expiry" => Some(match policy.expiry.unwrap_or(built_in::EXPIRY) {
             Expiry::Ms(ms) => text(Duration::from_millis(ms)),
             Expiry::Never => "never".to_owned(),
         }),
-        "defaults.expiry_strategy" => policy.expiry_strategy.map(|strategy| {
-            let name = match strategy {
+        "defaults.expiry_strategy" => {
+            let name = match policy.expiry_strategy.unwrap_or(built_in::EXPIRY_STRATEGY) {
                 ExpiryStrategy::Fixed => "fixed",
                 ExpiryStrategy::Progressive => "progressive",
             };
-            name.to_owned()
-        }),
-        "defaults.initial_expiry" => ms(policy.initial_expiry_ms),
-        "defaults.max_expiry" => ms(policy.max_expiry_ms),
-        "defaults.backoff_factor" => policy.backoff_factor.map(|factor| factor.to_string()),
-        "defaults.half_open_max_probes" => number(policy.half_open_max_probes),
-        "defaults.half_open_successes" => number(policy.half_open_successes),
-        "defaults.probe_timeout" => ms(policy.probe_timeout_ms),
-        "defaults.inactive_threshold" => ms(defaults.global.inactive_threshold_ms),
-        "defaults.cleanup_interval" => ms(defaults.global.cleanup_interval_ms),
+            Some(name.to_owned())
+        }
+        // These two follow each circuit's own expiry, unless they are set.
+        "defaults.initial_expiry" => Some(policy.initial_expiry_ms.map_or_else(|| "expiry".to_owned(), ms)),
+        "defaults.max_expiry" => {
+            let derived = || format!("{} x expiry", built_in::MAX_EXPIRY_FACTOR);
+            Some(policy.max_expiry_ms.map_or_else(derived, ms))
+        }
+        "defaults.backoff_factor" => Some(
+            policy
+                .backoff_factor
+                .unwrap_or(built_in::BACKOFF_FACTOR)
+                .to_string(),
+        ),
+        "defaults.half_open_max_probes" => {
+            number(policy.half_open_max_probes, built_in::HALF_OPEN_MAX_PROBES)
+        }
+        "defaults.half_open_successes" => number(policy.half_open_successes, built_in::HALF_OPEN_SUCCESSES),
+        "defaults.probe_timeout" => Some(ms(policy.probe_timeout_ms.unwrap_or(built_in::PROBE_TIMEOUT_MS))),
+        "defaults.inactive_threshold" => Some(ms(global
+            .inactive_threshold_ms
+            .unwrap_or(built_in::INACTIVE_THRESHOLD_MS))),
+        "defaults.cleanup_interval" => Some(ms(global
+            .cleanup_interval_ms
+            .unwrap_or(built_in::CLEANUP_INTERVAL_MS))),
         "log.format" => Some(match log.format {
             LogFormat::Text => "text".to_owned(),
             LogFormat::Json => "json".to_owned(),
