@@ -12,8 +12,8 @@ use brama_proto::internal as pb;
 use pb::membership_change::Kind;
 
 use crate::errors::AdminError;
+use crate::inner::Inner;
 use crate::origin::hello;
-use crate::replica::Inner;
 use crate::types::{Member, TypeConfig};
 
 /// A learner may be this many entries behind and still become a voter.

@@ -20,8 +20,9 @@ use brama_core::reply::Answer;
 
 use crate::clock::ClusterClock;
 use crate::errors::ProposeError;
-use crate::replica::{Leadership, RaftHandle};
+use crate::inner::RaftHandle;
 use crate::state_store::SharedState;
+use crate::status::Leadership;
 use crate::types::{Answers, Payload};
 
 /// Commands that may wait on the leader.

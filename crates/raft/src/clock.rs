@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use brama_core::ClusterTime;
 
-use crate::replica::TimeSource;
+use crate::options::TimeSource;
 
 /// How much a leader's clock leans towards its wall clock: 200 millionths (0.02 %), more than a quartz drifts and a fifth of
 /// what the contract allows.

@@ -10,22 +10,24 @@ mod convert;
 mod data_dir;
 pub mod errors;
 mod forward;
+mod inner;
 mod log_store;
 mod network;
 mod office;
+mod options;
 mod origin;
 mod peers;
 mod quorum;
 mod reads;
 mod replica;
 mod state_store;
+mod status;
 pub mod types;
 
 pub use data_dir::DataDirError;
 pub use errors::{AdminError, ProposeError, ReadError};
 pub use log_store::errors::LogError;
-pub use replica::{
-    Applied, ClusterStatus, Leadership, MemberStatus, Options, Origin, Replica, Role, StartError, TimeSource,
-    Timing,
-};
+pub use options::{Options, Origin, TimeSource, Timing};
+pub use replica::{Replica, StartError};
 pub use state_store::SnapshotFileError;
+pub use status::{Applied, ClusterStatus, Leadership, MemberStatus, Role};

@@ -21,8 +21,10 @@ use tokio::sync::watch;
 use brama_core::{ClusterTime, Command, codec};
 use brama_proto::internal as pb;
 
+use crate::inner::Inner;
+use crate::options::Origin;
 use crate::peers::Lane;
-use crate::replica::{Inner, Leadership, Origin};
+use crate::status::Leadership;
 use crate::types::{Answers, Payload, TypeConfig};
 
 /// How long a new leader with a running clock waits for better news of the time.

@@ -17,7 +17,8 @@ use brama_proto::internal::peer_client::PeerClient;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::replica::{Inner, Origin};
+use crate::inner::Inner;
+use crate::options::Origin;
 use crate::types::{Incarnation, Member};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::replica::RaftHandle;
+use crate::inner::RaftHandle;
 
 /// Reads that may wait on the leader.
 const MAX_WAITING: usize = 16 * 1024;

@@ -1,22 +1,20 @@
 //! The node's view of consensus.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::{Instant as _, LogIdOptionExt, ServerState, SnapshotPolicy};
+use openraft::{LogIdOptionExt, ServerState};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use brama_core::command::{Bootstrap, ClusterId, Due};
-use brama_core::reply::{Answer, Reply};
+use brama_core::command::{ClusterId, Due};
+use brama_core::reply::Reply;
 use brama_core::{ClusterTime, Command, Machine, codec};
 use brama_proto::internal as pb;
 use brama_proto::internal::peer_server::PeerServer;
@@ -26,141 +24,26 @@ use crate::batcher::{Batcher, BatcherTask};
 use crate::clock::ClusterClock;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::errors::{AdminError, ProposeError, ReadError};
-use crate::forward::{ForwardError, Forwarder, ForwarderTask, KnownLeader};
+use crate::forward::{Forwarder, ForwarderTask};
+use crate::inner::{Inner, RaftHandle, observe, recover};
+use crate::log_store::LogStore;
 use crate::log_store::errors::LogError;
-use crate::log_store::{LogHandle, LogStore};
 use crate::network::{Network, PeerService};
-use crate::peers::{MAX_PEER_MESSAGE_BYTES, Peers, Shown};
+use crate::options::{Options, raft_config};
+use crate::peers::{MAX_PEER_MESSAGE_BYTES, Peers};
 use crate::quorum::Quorum;
 use crate::reads::Reads;
-use crate::state_store::{SharedState, SnapshotFileError, StateStore};
-use crate::types::{Incarnation, TypeConfig};
+use crate::state_store::{SnapshotFileError, StateStore};
+use crate::status::{Applied, ClusterStatus, Leadership, MemberStatus, Role};
 use crate::{office, origin, reads};
 
-/// openraft, as this crate uses it.
-pub(crate) type RaftHandle = openraft::Raft<TypeConfig, StateStore>;
-
-/// How long a caller waits before it asks again who leads, if nothing tells it earlier.
-const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// How long connections of other nodes may take to end when this node stops.
 const CUT_AFTER: Duration = Duration::from_millis(300);
-/// How often the leader looks whether it still has a majority.
-const QUORUM_CHECK_EVERY: Duration = Duration::from_millis(50);
 
-/// What a replica is started with.
+/// A node's part in the cluster's consensus. Cheap to clone.
 #[derive(Clone)]
-pub struct Options {
-    /// This node; never 0, never the id of a node that was removed.
-    pub node_id: u64,
-    /// A name that people give the cluster; nodes of another name are refused.
-    pub cluster_name: String,
-    /// The data directory; created if absent.
-    pub data_dir: PathBuf,
-    /// Where to listen for other nodes, `ip:port`.
-    pub peer_listen: std::net::SocketAddr,
-    /// Where other nodes reach this one, `host:port`.
-    pub peer_address: String,
-    /// Where clients reach this one, `host:port`.
-    pub client_address: String,
-    /// How this node becomes part of a cluster, if its data directory is new.
-    pub origin: Origin,
-    /// Election and heartbeat times.
-    pub timing: Timing,
-    /// Clocks of this machine.
-    pub time: Arc<dyn TimeSource>,
-    /// Take a snapshot after so many log entries.
-    pub snapshot_every: u64,
-    /// Keep so many entries that a snapshot covers, for followers that are a little behind.
-    pub keep_entries: u64,
-}
-
-/// How a node with a new data directory becomes part of a cluster.
-#[derive(Clone, Debug)]
-pub enum Origin {
-    /// It is one of these members, (id, peer address), of a new cluster; the lowest id makes it, once all were reached.
-    Bootstrap {
-        /// All of them, this node included.
-        members: Vec<(u64, String)>,
-        /// What the cluster begins with; the `cluster_id` in it is ignored, a random one is drawn.
-        first: Box<Bootstrap>,
-    },
-    /// It asks one of these peer addresses to be added as a learner.
-    Join {
-        /// Peer addresses of running nodes.
-        seeds: Vec<String>,
-    },
-}
-
-/// Times of the Raft protocol.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// Shortest election timeout.
-    pub election_min: Duration,
-    /// Longest election timeout.
-    pub election_max: Duration,
-    /// Time between heartbeats.
-    pub heartbeat: Duration,
-}
-
-/// The clocks of a machine. The node implements it; tests move it.
-pub trait TimeSource: Send + Sync + 'static {
-    /// Since some fixed moment of this process; never goes back, never jumps.
-    fn monotonic(&self) -> Duration;
-    /// Since the Unix epoch, as this machine believes; may jump.
-    fn wall(&self) -> Duration;
-}
-
-/// How far the local state is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Newest applied log index.
-    pub index: u64,
-    /// Newest revision.
-    pub revision: u64,
-}
-
-/// Whether this node leads, and may act as the leader: its clock is set, and it has applied everything from before its term.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// The term in which it leads; `None`: it does not.
-    pub term: Option<u64>,
-}
-
-/// See `Cluster.Status`.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct ClusterStatus {
-    pub role: Role,
-    pub term: u64,
-    pub leader_id: Option<u64>,
-    pub has_quorum: bool,
-    pub last_log_index: u64,
-    pub committed_index: u64,
-    pub applied_index: u64,
-    pub snapshot_index: u64,
-    pub purged_index: u64,
-    pub members: Vec<MemberStatus>,
-}
-
-/// See `Member`.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct MemberStatus {
-    pub node_id: u64,
-    pub peer_address: String,
-    pub client_address: String,
-    pub voter: bool,
-    pub matched_index: Option<u64>,
-}
-
-/// See `Role`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Role {
-    Leader,
-    Follower,
-    Candidate,
-    Learner,
+pub struct Replica {
+    inner: Arc<Inner>,
 }
 
 /// Why a replica did not start. Each says what to do.
@@ -190,42 +73,6 @@ pub enum StartError {
     /// Consensus could not begin from what the disk holds.
     #[error("consensus cannot start: {0}")]
     Consensus(String),
-}
-
-/// A node's part in the cluster's consensus. Cheap to clone.
-#[derive(Clone)]
-pub struct Replica {
-    inner: Arc<Inner>,
-}
-
-/// What the parts of a replica share.
-pub(crate) struct Inner {
-    pub(crate) options: Options,
-    pub(crate) incarnation: Incarnation,
-    /// Held for as long as the node runs: it locks the directory. `None` once stopped.
-    data_dir: Mutex<Option<Arc<DataDir>>>,
-    pub(crate) snapshot_folder: PathBuf,
-    pub(crate) raft: RaftHandle,
-    log: LogHandle,
-    pub(crate) state: SharedState,
-    pub(crate) clock: ClusterClock,
-    pub(crate) peers: Peers,
-    pub(crate) quorum: Quorum,
-    pub(crate) batcher: Batcher,
-    pub(crate) reads: Reads,
-    forwarder: Forwarder,
-    /// Who leads, as this node knows it.
-    pub(crate) leader: watch::Sender<KnownLeader>,
-    pub(crate) leadership: watch::Receiver<Leadership>,
-    recovered: watch::Sender<bool>,
-    failed: watch::Sender<Option<String>>,
-    /// Membership changes are done one at a time.
-    pub(crate) admin: tokio::sync::Mutex<()>,
-    /// No new proposals are taken.
-    closing: CancellationToken,
-    /// All tasks end.
-    pub(crate) stop: CancellationToken,
-    pub(crate) tasks: TaskTracker,
 }
 
 impl Replica {
@@ -318,7 +165,8 @@ impl Replica {
         tasks.spawn(async move {
             // The streams of other nodes end with `stop` too; a connection that does not is cut.
             let serving = server.serve_with_incoming_shutdown(
-                TcpListenerStream::new(listener),
+                // The server's own setting does not reach connections that come in this way.
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
                 stopped.clone().cancelled_owned(),
             );
             tokio::select! {
@@ -712,232 +560,4 @@ impl Replica {
         };
         self.inner.admin(change, deadline).await
     }
-}
-
-impl Inner {
-    fn leads(&self) -> bool {
-        self.leadership.borrow().term.is_some()
-    }
-
-    async fn propose_once(&self, command: Bytes) -> Result<(Answer, u64), ProposeError> {
-        if self.leads() {
-            let outcome = self.batcher.submit(command)?;
-            return outcome.await.unwrap_or_else(|_| {
-                Err(ProposeError::Unknown {
-                    cause: "this node is stopping".into(),
-                })
-            });
-        }
-        self.forwarder
-            .command(command)
-            .await
-            .map_err(|error| match error {
-                ForwardError::NotLeader => ProposeError::NoLeader,
-                ForwardError::Unknown(cause) => ProposeError::Unknown { cause },
-                ForwardError::Refused { kind, .. } if kind == "overloaded" => ProposeError::Overloaded,
-                ForwardError::Refused { message, .. } => brama_core::Refusal::InvalidArgument {
-                    field: "command".into(),
-                    problem: message,
-                }
-                .into(),
-            })
-    }
-
-    /// Waits until it makes sense to ask again; false once the deadline is over.
-    async fn wait_for_a_leader(&self, deadline: Instant) -> bool {
-        let mut leadership = self.leadership.clone();
-        let mut leader = self.leader.subscribe();
-        let nobody = leader.borrow_and_update().is_none();
-        let pause = if nobody {
-            Duration::from_millis(200)
-        } else {
-            RETRY_EVERY
-        };
-        tokio::select! {
-            () = self.closing.cancelled() => {}
-            _ = leadership.changed() => {}
-            _ = leader.changed() => {}
-            () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => {}
-        }
-        Instant::now() < deadline
-    }
-
-    /// Checks the card of a calling node.
-    pub(crate) async fn admit(&self, shown: Shown) -> Result<(), tonic::Status> {
-        let me = self.options.node_id;
-        if shown.to != me {
-            let text = format!("this is node {me}, not node {}", shown.to);
-            return Err(tonic::Status::failed_precondition(text));
-        }
-        let mine = self.peers.cluster();
-        if shown.incarnation != self.incarnation {
-            if mine.is_none() {
-                self.fail(origin::wiped(
-                    self,
-                    &format!(
-                        "node {} knows node {me} as a member of cluster {}",
-                        shown.from, shown.cluster
-                    ),
-                ));
-            }
-            return Err(tonic::Status::failed_precondition(format!(
-                "node {me} has another data directory than the membership says"
-            )));
-        }
-        match mine {
-            Some(cluster) if cluster == shown.cluster => Ok(()),
-            Some(cluster) => Err(tonic::Status::failed_precondition(format!(
-                "node {me} belongs to cluster {cluster}, not to {}",
-                shown.cluster
-            ))),
-            None => self.adopt(shown.cluster).await.map_err(tonic::Status::internal),
-        }
-    }
-
-    /// Makes this node one of `cluster`, on disk too.
-    pub(crate) async fn adopt(&self, cluster: ClusterId) -> Result<(), String> {
-        let data_dir = self.data_dir.lock().clone().ok_or("this node is stopping")?;
-        let adopted = tokio::task::spawn_blocking(move || data_dir.adopt_cluster(cluster)).await;
-        adopted
-            .map_err(|panic| panic.to_string())?
-            .map_err(|error| error.to_string())?;
-        self.peers.set_cluster(cluster);
-        Ok(())
-    }
-
-    /// This node cannot go on.
-    pub(crate) fn fail(&self, message: String) {
-        self.failed.send_if_modified(|failed| {
-            let first = failed.is_none();
-            if first {
-                tracing::error!("{message}");
-                *failed = Some(message);
-            }
-            first
-        });
-    }
-
-    pub(crate) async fn forward_change(&self, change: pb::MembershipChange) -> Result<u64, AdminError> {
-        self.forwarder
-            .membership(change)
-            .await
-            .map_err(|error| match error {
-                ForwardError::NotLeader => AdminError::NoLeader,
-                ForwardError::Unknown(cause) => AdminError::Unknown(cause),
-                ForwardError::Refused { message, .. } => AdminError::Refused(message),
-            })
-    }
-
-    async fn admin(&self, change: pb::MembershipChange, deadline: Instant) -> Result<u64, AdminError> {
-        loop {
-            let led = self.leader.borrow().as_ref().map(|(id, _)| *id);
-            match tokio::time::timeout_at(deadline, self.change_membership(change.clone())).await {
-                Ok(Err(AdminError::NoLeader)) => {}
-                // The stream to the old leader ends when the new one takes over, maybe before the old one could say so.
-                Ok(Err(AdminError::Unknown(cause))) if change.kind() == Kind::TransferLeader => {
-                    let mut leader = self.leader.subscribe();
-                    let other = |known: &KnownLeader| known.as_ref().is_some_and(|(id, _)| Some(*id) != led);
-                    return match tokio::time::timeout_at(deadline, leader.wait_for(other)).await {
-                        Ok(Ok(known)) => Ok(known.as_ref().map_or(change.node_id, |(id, _)| *id)),
-                        _ => Err(AdminError::Unknown(cause)),
-                    };
-                }
-                // The others do nothing when they are done already, so they can be asked for again.
-                Ok(Err(AdminError::Unknown(cause))) => {
-                    tracing::debug!(cause, "asking again for a change of the membership")
-                }
-                Ok(done) => return done,
-                Err(_) => return Err(AdminError::Unknown("no answer came before the deadline".into())),
-            }
-            if !self.wait_for_a_leader(deadline).await {
-                return Err(AdminError::NoLeader);
-            }
-        }
-    }
-}
-
-/// Keeps what this node knows of leader and majority up to date, and notices when consensus has failed.
-async fn observe(node: Arc<Inner>) {
-    let mut metrics = node.raft.metrics();
-    loop {
-        let fatal = {
-            let metrics = metrics.borrow_and_update();
-            let known = metrics.current_leader.and_then(|id| {
-                metrics
-                    .membership_config
-                    .membership()
-                    .get_node(&id)
-                    .map(|member| (id, member.clone()))
-            });
-            node.leader.send_if_modified(|leader| {
-                let changed = *leader != known;
-                *leader = known;
-                changed
-            });
-            let acked = metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed());
-            let leads = metrics.state == ServerState::Leader;
-            node.quorum
-                .set_leader(leads && acked.is_some_and(|ago| ago <= node.options.timing.election_max));
-            metrics.running_state.clone().err()
-        };
-        if let Some(fatal) = fatal
-            && !node.closing.is_cancelled()
-        {
-            node.fail(format!("consensus has failed on this node: {fatal}"));
-        }
-        let removed = {
-            let membership = node.state.membership();
-            let me = node.options.node_id;
-            membership.membership().get_node(&me).is_none() && node.state.was_member(me)
-        };
-        if removed {
-            node.fail("this node was removed from the cluster; to come back, it needs an empty data directory and a new id".into());
-        }
-        tokio::select! {
-            () = node.stop.cancelled() => return,
-            changed = metrics.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(QUORUM_CHECK_EVERY) => {}
-        }
-    }
-}
-
-/// Waits until the state contains what this node's disk knows to exist, as far as the cluster committed it.
-async fn recover(node: Arc<Inner>) {
-    loop {
-        let patience = Duration::from_secs(1);
-        let attempt = node.raft.wait_for_recovery(Some(patience));
-        tokio::select! {
-            () = node.stop.cancelled() => return,
-            done = attempt => if done.is_ok() {
-                node.recovered.send_replace(true);
-                return;
-            }
-        }
-    }
-}
-
-fn raft_config(options: &Options) -> Result<openraft::Config, StartError> {
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let election_max = ms(options.timing.election_max);
-    let config = openraft::Config {
-        cluster_name: options.cluster_name.clone(),
-        election_timeout_min: ms(options.timing.election_min),
-        election_timeout_max: election_max,
-        heartbeat_interval: ms(options.timing.heartbeat),
-        enable_pre_vote: Some(true),
-        // Without it a leader that holds a lease from one side can block a majority that cannot hear it (openraft#2080).
-        quorum_loss_probe_interval: Some(2 * election_max),
-        // The state is in memory: a restarted leader must not serve one that is older than what it acknowledged.
-        enable_leader_restore: Some(false),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
-        max_in_snapshot_log_to_keep: options.keep_entries,
-        // A snapshot may take this long on its way.
-        install_snapshot_timeout: 120_000,
-        // Entries can be large: few in a message.
-        max_payload_entries: 64,
-        ..Default::default()
-    };
-    config
-        .validate()
-        .map_err(|error| StartError::Options(error.to_string()))
 }

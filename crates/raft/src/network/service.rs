@@ -22,8 +22,8 @@ use crate::convert::{
     vote_to_pb,
 };
 use crate::errors::{AdminError, ProposeError};
+use crate::inner::Inner;
 use crate::peers::Shown;
-use crate::replica::Inner;
 use crate::state_store::{IncomingSnapshot, Snapshot};
 use crate::types::{AppendRequest, TypeConfig};
 

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use brama_core::{Machine, codec};
 
 use crate::clock::ClusterClock;
-use crate::replica::Applied;
+use crate::status::Applied;
 use crate::types::{Answers, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 pub use snapshot_file::SnapshotFileError;

@@ -1,0 +1,281 @@
+//! What the parts of a replica share, and the tasks that keep it up to date.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{Instant as _, ServerState};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use brama_core::command::ClusterId;
+use brama_core::reply::Answer;
+use brama_proto::internal as pb;
+use pb::membership_change::Kind;
+
+use crate::batcher::Batcher;
+use crate::clock::ClusterClock;
+use crate::data_dir::DataDir;
+use crate::errors::{AdminError, ProposeError};
+use crate::forward::{ForwardError, Forwarder, KnownLeader};
+use crate::log_store::LogHandle;
+use crate::options::Options;
+use crate::origin;
+use crate::peers::{Peers, Shown};
+use crate::quorum::Quorum;
+use crate::reads::Reads;
+use crate::state_store::{SharedState, StateStore};
+use crate::status::Leadership;
+use crate::types::{Incarnation, TypeConfig};
+
+/// openraft, as this crate uses it.
+pub(crate) type RaftHandle = openraft::Raft<TypeConfig, StateStore>;
+
+/// How long a caller waits before it asks again who leads, if nothing tells it earlier.
+const RETRY_EVERY: Duration = Duration::from_millis(20);
+/// How often the leader looks whether it still has a majority.
+const QUORUM_CHECK_EVERY: Duration = Duration::from_millis(50);
+
+/// What the parts of a replica share.
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) incarnation: Incarnation,
+    /// Held for as long as the node runs: it locks the directory. `None` once stopped.
+    pub(crate) data_dir: Mutex<Option<Arc<DataDir>>>,
+    pub(crate) snapshot_folder: PathBuf,
+    pub(crate) raft: RaftHandle,
+    pub(crate) log: LogHandle,
+    pub(crate) state: SharedState,
+    pub(crate) clock: ClusterClock,
+    pub(crate) peers: Peers,
+    pub(crate) quorum: Quorum,
+    pub(crate) batcher: Batcher,
+    pub(crate) reads: Reads,
+    pub(crate) forwarder: Forwarder,
+    /// Who leads, as this node knows it.
+    pub(crate) leader: watch::Sender<KnownLeader>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) recovered: watch::Sender<bool>,
+    pub(crate) failed: watch::Sender<Option<String>>,
+    /// Membership changes are done one at a time.
+    pub(crate) admin: tokio::sync::Mutex<()>,
+    /// No new proposals are taken.
+    pub(crate) closing: CancellationToken,
+    /// All tasks end.
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Inner {
+    pub(crate) fn leads(&self) -> bool {
+        self.leadership.borrow().term.is_some()
+    }
+
+    /// One try, through whoever leads now.
+    pub(crate) async fn propose_once(&self, command: Bytes) -> Result<(Answer, u64), ProposeError> {
+        if self.leads() {
+            let outcome = self.batcher.submit(command)?;
+            return outcome.await.unwrap_or_else(|_| {
+                Err(ProposeError::Unknown {
+                    cause: "this node is stopping".into(),
+                })
+            });
+        }
+        self.forwarder
+            .command(command)
+            .await
+            .map_err(|error| match error {
+                ForwardError::NotLeader => ProposeError::NoLeader,
+                ForwardError::Unknown(cause) => ProposeError::Unknown { cause },
+                ForwardError::Refused { kind, .. } if kind == "overloaded" => ProposeError::Overloaded,
+                ForwardError::Refused { message, .. } => brama_core::Refusal::InvalidArgument {
+                    field: "command".into(),
+                    problem: message,
+                }
+                .into(),
+            })
+    }
+
+    /// Waits until it makes sense to ask again; false once the deadline is over.
+    pub(crate) async fn wait_for_a_leader(&self, deadline: Instant) -> bool {
+        let mut leadership = self.leadership.clone();
+        let mut leader = self.leader.subscribe();
+        let nobody = leader.borrow_and_update().is_none();
+        let pause = if nobody {
+            Duration::from_millis(200)
+        } else {
+            RETRY_EVERY
+        };
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            _ = leadership.changed() => {}
+            _ = leader.changed() => {}
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => {}
+        }
+        Instant::now() < deadline
+    }
+
+    /// Checks the card of a calling node.
+    pub(crate) async fn admit(&self, shown: Shown) -> Result<(), tonic::Status> {
+        let me = self.options.node_id;
+        if shown.to != me {
+            let text = format!("this is node {me}, not node {}", shown.to);
+            return Err(tonic::Status::failed_precondition(text));
+        }
+        let mine = self.peers.cluster();
+        if shown.incarnation != self.incarnation {
+            if mine.is_none() {
+                self.fail(origin::wiped(
+                    self,
+                    &format!(
+                        "node {} knows node {me} as a member of cluster {}",
+                        shown.from, shown.cluster
+                    ),
+                ));
+            }
+            return Err(tonic::Status::failed_precondition(format!(
+                "node {me} has another data directory than the membership says"
+            )));
+        }
+        match mine {
+            Some(cluster) if cluster == shown.cluster => Ok(()),
+            Some(cluster) => Err(tonic::Status::failed_precondition(format!(
+                "node {me} belongs to cluster {cluster}, not to {}",
+                shown.cluster
+            ))),
+            None => self.adopt(shown.cluster).await.map_err(tonic::Status::internal),
+        }
+    }
+
+    /// Makes this node one of `cluster`, on disk too.
+    pub(crate) async fn adopt(&self, cluster: ClusterId) -> Result<(), String> {
+        let data_dir = self.data_dir.lock().clone().ok_or("this node is stopping")?;
+        let adopted = tokio::task::spawn_blocking(move || data_dir.adopt_cluster(cluster)).await;
+        adopted
+            .map_err(|panic| panic.to_string())?
+            .map_err(|error| error.to_string())?;
+        self.peers.set_cluster(cluster);
+        Ok(())
+    }
+
+    /// This node cannot go on.
+    pub(crate) fn fail(&self, message: String) {
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            if first {
+                tracing::error!("{message}");
+                *failed = Some(message);
+            }
+            first
+        });
+    }
+
+    /// Asks the leader for a change, once.
+    pub(crate) async fn forward_change(&self, change: pb::MembershipChange) -> Result<u64, AdminError> {
+        self.forwarder
+            .membership(change)
+            .await
+            .map_err(|error| match error {
+                ForwardError::NotLeader => AdminError::NoLeader,
+                ForwardError::Unknown(cause) => AdminError::Unknown(cause),
+                ForwardError::Refused { message, .. } => AdminError::Refused(message),
+            })
+    }
+
+    /// Asks the leader for a change until the deadline.
+    pub(crate) async fn admin(
+        &self,
+        change: pb::MembershipChange,
+        deadline: Instant,
+    ) -> Result<u64, AdminError> {
+        loop {
+            let led = self.leader.borrow().as_ref().map(|(id, _)| *id);
+            match tokio::time::timeout_at(deadline, self.change_membership(change.clone())).await {
+                Ok(Err(AdminError::NoLeader)) => {}
+                // The stream to the old leader ends when the new one takes over, maybe before the old one could say so.
+                Ok(Err(AdminError::Unknown(cause))) if change.kind() == Kind::TransferLeader => {
+                    let mut leader = self.leader.subscribe();
+                    let other = |known: &KnownLeader| known.as_ref().is_some_and(|(id, _)| Some(*id) != led);
+                    return match tokio::time::timeout_at(deadline, leader.wait_for(other)).await {
+                        Ok(Ok(known)) => Ok(known.as_ref().map_or(change.node_id, |(id, _)| *id)),
+                        _ => Err(AdminError::Unknown(cause)),
+                    };
+                }
+                // The others do nothing when they are done already, so they can be asked for again.
+                Ok(Err(AdminError::Unknown(cause))) => {
+                    tracing::debug!(cause, "asking again for a change of the membership")
+                }
+                Ok(done) => return done,
+                Err(_) => return Err(AdminError::Unknown("no answer came before the deadline".into())),
+            }
+            if !self.wait_for_a_leader(deadline).await {
+                return Err(AdminError::NoLeader);
+            }
+        }
+    }
+}
+
+/// Keeps what this node knows of leader and majority up to date, and notices when consensus has failed.
+pub(crate) async fn observe(node: Arc<Inner>) {
+    let mut metrics = node.raft.metrics();
+    loop {
+        let fatal = {
+            let metrics = metrics.borrow_and_update();
+            let known = metrics.current_leader.and_then(|id| {
+                metrics
+                    .membership_config
+                    .membership()
+                    .get_node(&id)
+                    .map(|member| (id, member.clone()))
+            });
+            node.leader.send_if_modified(|leader| {
+                let changed = *leader != known;
+                *leader = known;
+                changed
+            });
+            let acked = metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed());
+            let leads = metrics.state == ServerState::Leader;
+            node.quorum
+                .set_leader(leads && acked.is_some_and(|ago| ago <= node.options.timing.election_max));
+            metrics.running_state.clone().err()
+        };
+        if let Some(fatal) = fatal
+            && !node.closing.is_cancelled()
+        {
+            node.fail(format!("consensus has failed on this node: {fatal}"));
+        }
+        let removed = {
+            let membership = node.state.membership();
+            let me = node.options.node_id;
+            membership.membership().get_node(&me).is_none() && node.state.was_member(me)
+        };
+        if removed {
+            node.fail("this node was removed from the cluster; to come back, it needs an empty data directory and a new id".into());
+        }
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            changed = metrics.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(QUORUM_CHECK_EVERY) => {}
+        }
+    }
+}
+
+/// Waits until the state contains what this node's disk knows to exist, as far as the cluster committed it.
+pub(crate) async fn recover(node: Arc<Inner>) {
+    loop {
+        let patience = Duration::from_secs(1);
+        let attempt = node.raft.wait_for_recovery(Some(patience));
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            done = attempt => if done.is_ok() {
+                node.recovered.send_replace(true);
+                return;
+            }
+        }
+    }
+}
