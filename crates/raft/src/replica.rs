@@ -155,7 +155,6 @@ impl Replica {
             .max_decoding_message_size(MAX_PEER_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_PEER_MESSAGE_BYTES);
         let server = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .http2_keepalive_interval(Some(Duration::from_secs(2)))
             .http2_keepalive_timeout(Some(Duration::from_secs(3)))
             .initial_stream_window_size(4 * 1024 * 1024)
@@ -166,7 +165,7 @@ impl Replica {
             // The streams of other nodes end with `stop` too; a connection that does not is cut.
             let serving = server.serve_with_incoming_shutdown(
                 // The server's own setting does not reach connections that come in this way.
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true)),
                 stopped.clone().cancelled_owned(),
             );
             tokio::select! {
