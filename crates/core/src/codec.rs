@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_built_batch_is_the_encoded_batch() {
         let name = crate::CircuitName::new(Some("s"), "a").unwrap();
-        let commands = vec![
+        let commands = [
             Command::Unregister {
                 name: name.clone(),
                 reason: None,

@@ -1,5 +1,7 @@
 //! Replicas in one process, each with its own data directory, port and clocks.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
