@@ -1,6 +1,6 @@
 //! Replicas in one process, each with its own data directory, port and clocks.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic, and its modules are its own")]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
