@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::{SMALL, TestLog};
 use crate::clock::ClusterClock;
 use crate::log_store::{LogStore, Sizes};
-use crate::replica::TimeSource;
+use crate::options::TimeSource;
 use crate::state_store::StateStore;
 use crate::types::TypeConfig;
 
