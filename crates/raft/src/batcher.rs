@@ -22,7 +22,7 @@ use crate::clock::ClusterClock;
 use crate::errors::ProposeError;
 use crate::inner::RaftHandle;
 use crate::state_store::SharedState;
-use crate::status::Leadership;
+use crate::status::{Applied, Leadership};
 use crate::types::{Answers, Payload};
 
 /// Commands that may wait on the leader.
@@ -36,8 +36,8 @@ const MAX_ENTRY_BYTES: usize = 512 * 1024;
 /// While a timer is armed, an entry at least this often, so that a node that restarts on a quiet cluster hears the time.
 const CLOCK_ENTRY_EVERY: Duration = Duration::from_secs(1);
 
-/// What became of a command: the state machine's answer and the log index of its entry.
-pub(crate) type Outcome = Result<(Answer, u64), ProposeError>;
+/// What became of a command: the state machine's answer, and how far the state was then.
+pub(crate) type Outcome = Result<(Answer, Applied), ProposeError>;
 
 /// A command on its way into the log.
 pub(crate) struct Job {
@@ -215,9 +215,9 @@ impl BatcherTask {
             let failure = match outcome.await {
                 Ok(Ok(written)) => {
                     let index = written.log_id.index;
-                    let Answers(answers) = written.data;
+                    let Answers { answers, revision } = written.data;
                     for (reply, answer) in replies.into_iter().zip(answers) {
-                        let _ = reply.send(Ok((answer, index)));
+                        let _ = reply.send(Ok((answer, Applied { index, revision })));
                     }
                     return;
                 }

@@ -16,6 +16,7 @@ use pb::forward_request::Request as Asked;
 use pb::forward_response::Response as Told;
 
 use crate::peers::{Lane, Peers};
+use crate::status::Applied;
 use crate::types::Member;
 
 /// Requests that may wait on a follower, and that may be unanswered on the stream.
@@ -29,7 +30,7 @@ pub(crate) type KnownLeader = Option<(u64, Member)>;
 /// What the leader answered.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    Applied { answer: Answer, index: u64 },
+    Applied { answer: Answer, applied: Applied },
     ReadIndex(u64),
     MembershipDone(u64),
 }
@@ -62,9 +63,9 @@ impl Forwarder {
         (Self { requests }, waiting)
     }
 
-    pub(crate) async fn command(&self, command: Bytes) -> Result<(Answer, u64), ForwardError> {
+    pub(crate) async fn command(&self, command: Bytes) -> Result<(Answer, Applied), ForwardError> {
         match self.ask(Asked::Command(command)).await? {
-            Reply::Applied { answer, index } => Ok((answer, index)),
+            Reply::Applied { answer, applied } => Ok((answer, applied)),
             other => Err(ForwardError::Unknown(format!(
                 "the leader answered a command with {other:?}"
             ))),
@@ -213,7 +214,10 @@ fn read_response(response: pb::ForwardResponse) -> Result<Reply, ForwardError> {
         Some(Told::Applied(applied)) => match codec::decode_answer(&applied.answer) {
             Ok(answer) => Ok(Reply::Applied {
                 answer,
-                index: applied.log_index,
+                applied: Applied {
+                    index: applied.log_index,
+                    revision: applied.revision,
+                },
             }),
             Err(error) => Err(ForwardError::Unknown(format!("the leader's answer is {error}"))),
         },

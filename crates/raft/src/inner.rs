@@ -30,7 +30,7 @@ use crate::peers::{Peers, Shown};
 use crate::quorum::Quorum;
 use crate::reads::Reads;
 use crate::state_store::{SharedState, StateStore};
-use crate::status::Leadership;
+use crate::status::{Applied, Leadership};
 use crate::types::{Incarnation, TypeConfig};
 
 /// openraft, as this crate uses it.
@@ -77,7 +77,7 @@ impl Inner {
     }
 
     /// One try, through whoever leads now.
-    pub(crate) async fn propose_once(&self, command: Bytes) -> Result<(Answer, u64), ProposeError> {
+    pub(crate) async fn propose_once(&self, command: Bytes) -> Result<(Answer, Applied), ProposeError> {
         if self.leads() {
             let outcome = self.batcher.submit(command)?;
             return outcome.await.unwrap_or_else(|_| {

@@ -179,7 +179,9 @@ async fn write_first_command(node: &Inner) -> bool {
     }
     let payload = Payload(builder.finish(node.clock.stamp()).into());
     match node.raft.client_write(payload).await {
-        Ok(response) => matches!(&response.data, Answers(answers) if answers.iter().all(Result::is_ok)),
+        Ok(response) => {
+            matches!(&response.data, Answers { answers, .. } if answers.iter().all(Result::is_ok))
+        }
         Err(error) => {
             tracing::warn!(%error, "could not write the cluster's first command");
             false

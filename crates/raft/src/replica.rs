@@ -285,11 +285,7 @@ impl Replica {
                 return Err(unknown.unwrap_or(ProposeError::Stopping));
             }
             match tokio::time::timeout_at(deadline, inner.propose_once(encoded.clone())).await {
-                Ok(Ok((answer, index))) => {
-                    let reply = answer?;
-                    let revision = inner.state.applied().borrow().revision;
-                    return Ok((reply, Applied { index, revision }));
-                }
+                Ok(Ok((answer, applied))) => return Ok((answer?, applied)),
                 Ok(Err(ProposeError::NoLeader)) => {}
                 Ok(Err(error @ ProposeError::Unknown { .. })) if repeatable => unknown = Some(error),
                 Ok(Err(error)) => return Err(error),

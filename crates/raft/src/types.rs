@@ -43,9 +43,14 @@ impl fmt::Display for Payload {
     }
 }
 
-/// One answer a command of the entry, in order.
+/// What came of an entry.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Answers(pub Vec<Answer>);
+pub struct Answers {
+    /// One a command, in order.
+    pub answers: Vec<Answer>,
+    /// The newest revision after the entry.
+    pub revision: u64,
+}
 
 /// A member of the cluster, as the membership in the log knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

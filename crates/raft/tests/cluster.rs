@@ -50,6 +50,10 @@ async fn every_node_takes_commands_and_comes_to_the_same_state() {
             matches!(reply, Reply::Registered { created: true, .. }),
             "{reply:?}"
         );
+        // Whoever waits for the revision of a write sees it, on any node.
+        let other = cluster.replica((i + 1) % 3);
+        other.reach(applied.revision, soon()).await.unwrap();
+        assert!(other.read(|machine| machine.status(&name(&format!("circuit-{i}"))).is_some()));
         assert!(applied.index > 0);
     }
     for i in 0..3 {

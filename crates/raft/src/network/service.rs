@@ -259,9 +259,13 @@ fn serve_forwarded(
     async move {
         let told = match queued {
             Work::Command(Ok(outcome)) => match outcome.await {
-                Ok(Ok((answer, log_index))) => {
+                Ok(Ok((answer, applied))) => {
                     let answer = codec::encode_answer(&answer).into();
-                    Told::Applied(pb::Applied { answer, log_index })
+                    Told::Applied(pb::Applied {
+                        answer,
+                        log_index: applied.index,
+                        revision: applied.revision,
+                    })
                 }
                 Ok(Err(error)) => refusal(&error),
                 Err(_) => Told::Unknown("the leader stopped".into()),

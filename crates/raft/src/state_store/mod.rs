@@ -173,7 +173,7 @@ impl StateStore {
     fn apply_one(&self, (entry, responder): EntryResponder<TypeConfig>) -> io::Result<()> {
         let started = Instant::now();
         let term = entry.log_id.leader_id.term;
-        let mut answers = Vec::new();
+        let mut answers = Answers::default();
         match entry.payload {
             EntryPayload::Blank => self.shared.inner.write().last_applied = Some(entry.log_id),
             EntryPayload::Normal(payload) => {
@@ -185,7 +185,8 @@ impl StateStore {
                     )
                 })?;
                 let mut inner = self.shared.inner.write();
-                answers = inner.machine.apply(term, &batch);
+                answers.answers = inner.machine.apply(term, &batch);
+                answers.revision = inner.machine.revision();
                 inner.last_applied = Some(entry.log_id);
                 let time = inner.machine.time();
                 drop(inner);
@@ -200,12 +201,12 @@ impl StateStore {
         }
         let took = started.elapsed();
         if took > SLOW_APPLY {
-            tracing::warn!(log_id = %entry.log_id, ?took, answers = answers.len(), "an apply was slow");
+            tracing::warn!(log_id = %entry.log_id, ?took, answers = answers.answers.len(), "an apply was slow");
         }
         if let Some(responder) = responder {
             // Whoever gets the answer may look at the state at once, also through another call on this node.
             self.shared.publish();
-            responder.send(Answers(answers));
+            responder.send(answers);
         }
         Ok(())
     }

@@ -1,6 +1,10 @@
 //! Replicas in one process, each with its own data directory, port and clocks.
 
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic, and its modules are its own")]
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test may panic, and its modules are its own"
+)]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
