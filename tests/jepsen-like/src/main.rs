@@ -1,1 +1,82 @@
-fn main() {}
+//! `brama-faults`: see the library.
+
+use std::process::ExitCode;
+
+use brama_faults::findings::{Findings, Verdict};
+use brama_faults::run::{RunOptions, run};
+use clap::{Args, Parser, Subcommand};
+
+/// Breaks real brama processes, and says what held
+///
+/// Exit codes: 0 all of it held; 1 something is broken; 2 wrong usage; 3 it could not be told.
+#[derive(Parser, Debug)]
+#[command(name = "brama-faults", version, max_term_width = 100)]
+struct Faults {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Kill and stop nodes at random while clients work, then check everything that was seen
+    Run(RunArgs),
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// How long things are broken
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Repeats a run, as far as processes repeat anything [default: random]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Clients at once
+    #[arg(long, default_value_t = 8)]
+    clients: u32,
+    /// Take snapshots every few entries and keep few events
+    #[arg(long)]
+    small_log: bool,
+    /// Keep the folder of a run in which everything held, too
+    #[arg(long)]
+    keep: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let command = Faults::parse().command;
+    let outcome = tokio::select! {
+        outcome = dispatch(command) => outcome,
+        // Dropping what runs kills the processes and removes their folder.
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match outcome {
+        Ok(findings) => {
+            println!("{findings}");
+            findings.verdict().into()
+        }
+        Err(error) => {
+            eprintln!("the run could not be done: {error:#}");
+            Verdict::Unknown.into()
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<Findings> {
+    match command {
+        Command::Run(args) => {
+            let options = RunOptions {
+                seconds: args.seconds,
+                seed: args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>())),
+                clients: args.clients,
+                small_log: args.small_log,
+                keep: args.keep,
+            };
+            let small = if options.small_log { " --small-log" } else { "" };
+            println!(
+                "fault run: seed {}; again with: scripts/faults --seconds {} --seed {} --clients {}{small}",
+                options.seed, options.seconds, options.seed, options.clients
+            );
+            run(options).await
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Small made-up histories, so that each check can be shown to find what it looks for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use brama_proto::v1::{self, Cause, EventType, State};
+
+use super::Evidence;
+use crate::circuits::{Circuits, Opening, Spec, name, policy_of};
+use crate::history::{Action, Answer, Item, Op, Outcome};
+use crate::ledger::Seen;
+use crate::time::Micros;
+use crate::workload::{BATCH_KEY, ITEM_KEY};
+
+/// Openings of the circuits of a story.
+pub(super) const OPENING_MS: u64 = 1000;
+/// Cluster time at the beginning of a story, and so much later each event.
+const EPOCH_S: i64 = 1_700_000_000;
+
+/// One client and its circuits, all of one session.
+pub(super) struct Story {
+    evidence: Evidence,
+    batches: usize,
+}
+
+impl Story {
+    pub(super) fn new(circuits: usize) -> Self {
+        let spec = |index| Spec {
+            name: name(index),
+            policy: policy_of(Opening::Fixed(OPENING_MS)),
+            opening: Opening::Fixed(OPENING_MS),
+            max_probes: 1,
+        };
+        Self {
+            evidence: Evidence {
+                circuits: Arc::new(Circuits::new((0..circuits).map(spec).collect())),
+                ops: Vec::new(),
+                events: BTreeMap::new(),
+                faults: Vec::new(),
+            },
+            batches: 0,
+        }
+    }
+
+    pub(super) fn evidence(&self) -> Evidence {
+        self.evidence.clone()
+    }
+
+    pub(super) fn last_op(&mut self) -> &mut Op {
+        self.evidence.ops.last_mut().unwrap()
+    }
+
+    pub(super) fn op(&mut self, action: Action, outcome: Outcome) {
+        let id = self.evidence.ops.len();
+        self.evidence.ops.push(Op {
+            id,
+            client: 1,
+            started: 0,
+            ended: 1,
+            floor: 0,
+            attempts: 1,
+            action,
+            outcome,
+        });
+    }
+
+    /// Appends an event of circuit 0 with the next revision.
+    pub(super) fn event(&mut self, event: v1::Event) {
+        let revision = self.evidence.events.len() as u64 + 1;
+        let event = v1::Event {
+            revision,
+            name: Some(name(0)),
+            ..event
+        };
+        self.evidence.events.insert(revision, Seen { event, arrived: 0 });
+    }
+
+    /// As `event`, arriving at a moment.
+    pub(super) fn event_at(&mut self, arrived: Micros, event: v1::Event) {
+        self.event(event);
+        self.evidence.events.last_entry().unwrap().get_mut().arrived = arrived;
+    }
+
+    pub(super) fn register(&mut self, circuit: usize) {
+        let answer = Answer::Registered {
+            created: true,
+            revision: 1,
+        };
+        self.op(Action::Register { circuit }, Outcome::Ok(answer));
+        self.event(v1::Event {
+            r#type: EventType::Registration.into(),
+            new_state: State::Closed.into(),
+            cause: Cause::Request.into(),
+            generation: 1,
+            ..at(0)
+        });
+    }
+
+    /// A report of one item, acknowledged at a revision or unknown. Returns the batch.
+    pub(super) fn report(&mut self, outcomes: &str, acknowledged: Option<u64>) -> String {
+        self.batches += 1;
+        let batch = format!("1-1-{}", self.batches);
+        let item = Item {
+            circuit: 0,
+            outcomes: outcomes.into(),
+            generation: None,
+            permit: None,
+        };
+        let action = Action::Report {
+            batch: batch.clone(),
+            session: "1-1".into(),
+            items: vec![item],
+        };
+        let outcome = match acknowledged {
+            Some(revision) => Outcome::Ok(Answer::Reported {
+                revision,
+                not_found: 0,
+            }),
+            None => Outcome::Unknown("lost".into()),
+        };
+        self.op(action, outcome);
+        batch
+    }
+
+    /// An opening by hand, acknowledged with its event's revision or unknown.
+    pub(super) fn open(&mut self, reason: &str, acknowledged: Option<u64>) {
+        let action = Action::Open {
+            circuit: 0,
+            expiry_ms: None,
+            reason: reason.into(),
+        };
+        let outcome = match acknowledged {
+            Some(revision) => Outcome::Ok(Answer::Changed {
+                revision,
+                generation: 2,
+            }),
+            None => Outcome::Unknown("lost".into()),
+        };
+        self.op(action, outcome);
+    }
+}
+
+/// An event at so many milliseconds of cluster time.
+pub(super) fn at(ms: i64) -> v1::Event {
+    v1::Event {
+        time: Some(timestamp(ms)),
+        ..Default::default()
+    }
+}
+
+pub(super) fn timestamp(ms: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: EPOCH_S + ms / 1000,
+        nanos: i32::try_from(ms % 1000).unwrap() * 1_000_000,
+    }
+}
+
+pub(super) fn outcome(kind: EventType, count: u64, batch: &str) -> v1::Event {
+    v1::Event {
+        r#type: kind.into(),
+        cause: Cause::Request.into(),
+        count,
+        previous_state: State::Closed.into(),
+        new_state: State::Closed.into(),
+        generation: 1,
+        metadata: [(BATCH_KEY, batch), (ITEM_KEY, "0")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        ..at(0)
+    }
+}
+
+/// Generation 1 closed to generation 2 open.
+pub(super) fn opened_by_hand(reason: &str, ms: i64, lasts_ms: i64) -> v1::Event {
+    v1::Event {
+        r#type: EventType::CircuitOpened.into(),
+        cause: Cause::Manual.into(),
+        reason: Some(reason.into()),
+        previous_state: State::Closed.into(),
+        new_state: State::Open.into(),
+        generation: 2,
+        openings_in_a_row: 1,
+        expires_at: Some(timestamp(ms + lasts_ms)),
+        ..at(ms)
+    }
+}
+
+/// Generation 2 open to generation 3 half-open.
+pub(super) fn half_opened(ms: i64) -> v1::Event {
+    v1::Event {
+        r#type: EventType::CircuitHalfOpened.into(),
+        cause: Cause::Expiry.into(),
+        previous_state: State::Open.into(),
+        new_state: State::HalfOpen.into(),
+        generation: 3,
+        openings_in_a_row: 1,
+        ..at(ms)
+    }
+}

@@ -1,0 +1,34 @@
+//! Fault runs against real `brama` processes: they are killed with -9 and stopped with SIGSTOP while clients work, and then
+//! everything that was seen is held against the contract.
+//!
+//! ```text
+//!   cluster      three `brama serve` processes, each with its own directory, ports and log
+//!      ▲ ▲
+//!      │ └──────── nemesis      kills, pauses, restarts, resumes (seeded)
+//!      │
+//!   workload     clients: every operation goes to the history with its start, its end and its outcome
+//!   subscriber   one a node: every event goes to the ledger, in order or not at all
+//!   monitor      asks each node for its state's hash, and notices a process that ended by itself
+//!
+//!   check        history + ledger + monitor  ->  findings: what is broken, what could not be told, figures
+//! ```
+//!
+//! Only what a user has is used: the binary with a configuration file, and the protocol `brama.v1`. An operation ends in one of three ways:
+//! *ok* (its effect must be there, once), *refused* (it must not be there), *unknown* (there at most once).
+//!
+//! [`run`] is the long random run.
+
+pub mod check;
+pub mod circuits;
+pub mod cluster;
+pub mod findings;
+pub mod history;
+pub mod ledger;
+pub mod monitor;
+pub mod nemesis;
+pub mod node;
+pub mod rpc;
+pub mod run;
+pub mod subscriber;
+pub mod time;
+pub mod workload;
