@@ -1,4 +1,4 @@
-//! Connections of clients: at most so many, and none that never says anything.
+//! Connections of clients: at most so many, none that never says anything, and none that outlives the node.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,29 +11,53 @@ use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// A connection that has sent nothing after this is closed; from the first byte on, HTTP/2 keepalive watches over it.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(10);
 /// A pause after the system could not accept a connection, usually because the process has no descriptor left.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(50);
+/// Whoever opens too many connections must not fill the log as well.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 
 /// The connections that come in at `listener`. Those beyond `limit` are closed at once, so that a client goes to another node instead of
-/// waiting at this one. Never ends.
-pub(crate) fn accept(listener: TcpListener, limit: u32) -> impl Stream<Item = io::Result<Connection>> + Send {
-    let places = Arc::new(Semaphore::new(limit as usize));
-    futures::stream::unfold((listener, places), move |(listener, places)| async move {
+/// waiting at this one; all that are open end with `cut`. Never ends.
+pub(crate) fn accept(
+    listener: TcpListener,
+    limit: u32,
+    cut: CancellationToken,
+) -> impl Stream<Item = io::Result<Connection>> + Send {
+    let door = Door {
+        listener,
+        limit,
+        places: Arc::new(Semaphore::new(limit as usize)),
+        cut,
+        complained: None,
+    };
+    futures::stream::unfold(
+        door,
+        |mut door| async move { Some((Ok(door.next().await), door)) },
+    )
+}
+
+struct Door {
+    listener: TcpListener,
+    limit: u32,
+    places: Arc<Semaphore>,
+    cut: CancellationToken,
+    /// When the log was last told that connections are turned away.
+    complained: Option<Instant>,
+}
+
+impl Door {
+    async fn next(&mut self) -> Connection {
         loop {
-            match listener.accept().await {
-                Ok((stream, from)) => match places.clone().try_acquire_owned() {
-                    Ok(place) => {
-                        let connection = Connection::new(stream, place);
-                        return Some((Ok(connection), (listener, places)));
-                    }
-                    Err(_) => {
-                        tracing::warn!(%from, limit, "closed a connection: limits.max_connections is reached")
-                    }
+            match self.listener.accept().await {
+                Ok((stream, from)) => match self.places.clone().try_acquire_owned() {
+                    Ok(place) => return Connection::new(stream, place, &self.cut),
+                    Err(_) => self.complain(from),
                 },
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -41,7 +65,14 @@ pub(crate) fn accept(listener: TcpListener, limit: u32) -> impl Stream<Item = io
                 }
             }
         }
-    })
+    }
+
+    fn complain(&mut self, from: SocketAddr) {
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            self.complained = Some(Instant::now());
+            tracing::warn!(%from, limit = self.limit, "closing connections: limits.max_connections is reached");
+        }
+    }
 }
 
 /// One connection and its place under the limit, which it gives back when it is dropped.
@@ -49,11 +80,12 @@ pub(crate) struct Connection {
     stream: TcpStream,
     /// Until the first byte.
     patience: Option<Pin<Box<Sleep>>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+    fn new(stream: TcpStream, place: OwnedSemaphorePermit, cut: &CancellationToken) -> Self {
         // Without it an answer can wait 40 ms for the client's delayed acknowledgement. Failing means that the peer is gone already,
         // which the first read will say.
         if let Err(error) = stream.set_nodelay(true) {
@@ -63,6 +95,7 @@ impl Connection {
         Self {
             stream,
             patience,
+            cut: Box::pin(cut.clone().cancelled_owned()),
             _place: place,
         }
     }
@@ -85,6 +118,10 @@ impl AsyncRead for Connection {
         if let Poll::Ready(done) = Pin::new(&mut self.stream).poll_read(cx, buf) {
             self.patience = None;
             return Poll::Ready(done);
+        }
+        if self.cut.as_mut().poll(cx).is_ready() {
+            let text = "this node stops";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, text)));
         }
         match &mut self.patience {
             Some(patience) => {

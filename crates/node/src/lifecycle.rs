@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 
@@ -33,7 +34,7 @@ use crate::config::{Config, DefaultsConfig, OriginConfig};
 use crate::{connections, timers};
 
 /// How often health is looked at.
-const HEALTH_EVERY: Duration = Duration::from_millis(100);
+const HEALTH_EVERY: Duration = Duration::from_millis(50);
 /// The names under which health is told: the node as a whole, and the services that need a cluster.
 const HEALTH_NAMES: [&str; 3] = ["", "brama.v1.Circuits", "brama.v1.Events"];
 
@@ -62,6 +63,8 @@ pub struct Node {
     replica: Replica,
     client_address: SocketAddr,
     health: HealthReporter,
+    /// What health says.
+    ready: watch::Receiver<bool>,
     /// Ends what only watches: health and the comparison with the log.
     watching: CancellationToken,
     /// Ends the timers.
@@ -72,6 +75,7 @@ pub struct Node {
     end_streams: CancellationToken,
     /// Cuts the calls that are still in flight.
     cut: CancellationToken,
+    watchers: TaskTracker,
     /// The port for clients.
     server: TaskTracker,
     tasks: TaskTracker,
@@ -95,15 +99,18 @@ impl Node {
 
         let health = HealthReporter::new();
         tell(&health, ServingStatus::NotServing).await;
+        let (say_ready, ready) = watch::channel(false);
         let node = Self {
             replica: replica.clone(),
             client_address,
             health: health.clone(),
+            ready,
             watching: CancellationToken::new(),
             timers: CancellationToken::new(),
             closing: CancellationToken::new(),
             end_streams: CancellationToken::new(),
             cut: CancellationToken::new(),
+            watchers: TaskTracker::new(),
             server: TaskTracker::new(),
             tasks: TaskTracker::new(),
         };
@@ -116,17 +123,24 @@ impl Node {
             quorum,
             node.end_streams.clone(),
         );
-        node.serve(&config, listener, api)?;
+        match api.routes() {
+            Ok(routes) => node.serve(&config, listener, routes),
+            Err(error) => {
+                replica.stop(Instant::now()).await;
+                return Err(error.into());
+            }
+        }
         node.tasks
             .spawn(timers::run(replica.clone(), node.timers.clone()));
-        node.tasks
-            .spawn(node.watching.clone().run_until_cancelled_owned(watch_health(
-                replica.clone(),
-                health,
-                say_quorum,
-            )));
+        node.watchers.spawn(watch_health(
+            replica.clone(),
+            health,
+            say_ready,
+            say_quorum,
+            node.watching.clone(),
+        ));
         let compare = warn_of_differences(replica, config);
-        node.tasks
+        node.watchers
             .spawn(node.watching.clone().run_until_cancelled_owned(compare));
         Ok(node)
     }
@@ -140,7 +154,8 @@ impl Node {
         tracing::info!("stopping");
         // 1. Health.
         self.watching.cancel();
-        tell(&self.health, ServingStatus::NotServing).await;
+        self.watchers.close();
+        self.watchers.wait().await;
         // 2. Leadership.
         self.hand_over(Instant::now() + within / 4).await;
         // 3. and 4. The port for clients, and streams.
@@ -173,10 +188,12 @@ impl Node {
         self.replica.failed().await
     }
 
-    /// Completes once the node has recovered its state and is in touch with a majority: when its health turns to SERVING.
+    /// Completes once its health says SERVING: it has recovered its state and is in touch with a majority. Never, if it is stopped before.
     pub async fn ready(&self) {
-        while !is_ready(&self.replica) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut ready = self.ready.clone();
+        let seen = ready.wait_for(|ready| *ready).await.is_ok();
+        if !seen {
+            std::future::pending().await
         }
     }
 
@@ -190,7 +207,7 @@ impl Node {
         &self.replica
     }
 
-    fn serve(&self, config: &Config, listener: tokio::net::TcpListener, api: Api) -> Result<(), StartError> {
+    fn serve(&self, config: &Config, listener: tokio::net::TcpListener, routes: Routes) {
         let server = tonic::transport::Server::builder()
             // A client that is gone without a word frees its place, also while it waits for events.
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -200,19 +217,18 @@ impl Node {
             .initial_connection_window_size(4 * 1024 * 1024)
             .max_concurrent_streams(1024)
             .http2_max_header_list_size(16 * 1024)
-            .add_routes(api.routes()?)
+            .add_routes(routes)
             .add_service(tonic_health::pb::health_server::HealthServer::new(
                 HealthService::from_health_reporter(self.health.clone()),
             ));
-        let incoming = connections::accept(listener, config.limits.max_connections);
         let (closing, cut) = (self.closing.clone(), self.cut.clone());
+        let incoming = connections::accept(listener, config.limits.max_connections, cut.clone());
         self.server.spawn(async move {
             let serving = server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned());
             if let Some(Err(error)) = cut.run_until_cancelled_owned(serving).await {
                 tracing::error!(%error, "the port for clients is closed");
             }
         });
-        Ok(())
     }
 
     async fn hand_over(&self, deadline: Instant) {
@@ -227,49 +243,45 @@ impl Node {
     }
 }
 
-fn is_ready(replica: &Replica) -> bool {
-    replica.is_recovered() && replica.has_quorum()
-}
-
 async fn tell(health: &HealthReporter, status: ServingStatus) {
     for name in HEALTH_NAMES {
         health.set_service_status(name, status).await;
     }
 }
 
-/// Keeps health up to date until the node has failed.
-async fn watch_health(replica: Replica, health: HealthReporter, say_quorum: watch::Sender<bool>) {
-    let mut served = false;
+/// Keeps health, and what subscribers are told of the majority, up to date. Ends with `stop` or when the node has failed, out of health.
+async fn watch_health(
+    replica: Replica,
+    health: HealthReporter,
+    say_ready: watch::Sender<bool>,
+    say_quorum: watch::Sender<bool>,
+    stop: CancellationToken,
+) {
     let watch = async {
         loop {
-            let ready = is_ready(&replica);
-            say_quorum.send_if_modified(|quorum| {
-                std::mem::replace(quorum, replica.has_quorum()) != replica.has_quorum()
-            });
-            if ready != served {
-                served = ready;
-                if ready {
+            let has_quorum = replica.has_quorum();
+            say_quorum.send_if_modified(|quorum| std::mem::replace(quorum, has_quorum) != has_quorum);
+            let ready = has_quorum && replica.is_recovered();
+            if ready != *say_ready.borrow() {
+                let status = if ready {
                     tracing::info!("ready: recovered, and in touch with a majority");
+                    ServingStatus::Serving
                 } else {
                     tracing::warn!("not ready: out of touch with a majority");
-                }
-                tell(
-                    &health,
-                    if ready {
-                        ServingStatus::Serving
-                    } else {
-                        ServingStatus::NotServing
-                    },
-                )
-                .await;
+                    ServingStatus::NotServing
+                };
+                tell(&health, status).await;
+                say_ready.send_replace(ready);
             }
             tokio::time::sleep(HEALTH_EVERY).await;
         }
     };
     tokio::select! {
         () = watch => {}
-        _ = replica.failed() => tell(&health, ServingStatus::NotServing).await,
+        () = stop.cancelled() => {}
+        _ = replica.failed() => {}
     }
+    tell(&health, ServingStatus::NotServing).await;
 }
 
 /// Says so if the cluster was bootstrapped with other defaults or limits than this node's configuration has: they do not count any more.
