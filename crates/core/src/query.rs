@@ -66,7 +66,7 @@ pub struct Totals {
 /// Which circuits a listing shows.
 #[derive(Clone, Debug, Default)]
 pub struct ListQuery {
-    /// Only of this scope; `None`: of every scope and of none.
+    /// Only of this scope; empty, which no scope is: only those without one. `None`: of every scope and of none.
     pub scope: Option<String>,
     /// Only in these states; empty: in any.
     pub states: Vec<StateName>,

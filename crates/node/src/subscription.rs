@@ -20,6 +20,8 @@ use crate::filter::{Filter, TooSlow};
 
 /// Events that are read from the log at once; the log is locked meanwhile.
 const PAGE: usize = 256;
+/// How long filtering may keep a thread from other work.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Which events a subscriber wants.
 #[derive(Debug, Default)]
@@ -84,12 +86,10 @@ pub(crate) struct Subscription {
 impl Subscription {
     /// The deliveries, without end: first where it stands, then every selected event in order, and progress when it is quiet.
     pub(crate) fn stream(self) -> impl Stream<Item = Result<Delivery, Ended>> + Send {
-        let applied = self.replica.applied();
-        let told_quorum = *self.quorum.borrow();
         let reading = Reading {
-            told_quorum,
+            applied: self.replica.applied(),
+            told_quorum: false,
             subscription: self,
-            applied,
             page: VecDeque::new(),
             next_progress: Instant::now(),
             ended: false,
@@ -108,7 +108,9 @@ impl Subscription {
 struct Reading {
     subscription: Subscription,
     applied: watch::Receiver<Applied>,
+    /// Read from the log, but not looked at yet.
     page: VecDeque<Arc<Event>>,
+    /// When the subscriber's cursor shall move, if no event moves it. At first: at once.
     next_progress: Instant,
     told_quorum: bool,
     ended: bool,
@@ -117,66 +119,83 @@ struct Reading {
 impl Reading {
     async fn next(&mut self) -> Result<Delivery, Ended> {
         loop {
-            while let Some(event) = self.page.pop_front() {
-                assert_eq!(
-                    event.revision,
-                    self.subscription.position + 1,
-                    "the log of events has no gap"
-                );
-                self.subscription.position = event.revision;
-                if self
-                    .subscription
-                    .selection
-                    .selects(&event)
-                    .map_err(Ended::TooSlow)?
-                {
-                    self.delivered();
-                    return Ok(Delivery::Event(event));
-                }
-            }
             if self.subscription.end.is_cancelled() {
                 return Err(Ended::Stopping);
             }
-            // A page without anything for this subscriber must not keep the thread from others.
-            tokio::task::yield_now().await;
-            self.applied.borrow_and_update();
-            let position = self.subscription.position;
-            let page = self
-                .subscription
-                .replica
-                .read(|machine| machine.events_after(position, PAGE));
-            self.page = page.map_err(Ended::Compacted)?.into();
-            if !self.page.is_empty() {
-                if Instant::now() >= self.next_progress + self.subscription.progress_interval {
-                    // Busy, but nothing for this subscriber: its cursor moves all the same.
-                    return Ok(self.progress());
-                }
-                continue;
-            }
-            if Instant::now() >= self.next_progress || *self.subscription.quorum.borrow() != self.told_quorum
-            {
+            if self.is_progress_due() {
                 return Ok(self.progress());
             }
-            tokio::select! {
-                () = self.subscription.end.cancelled() => {}
-                // The senders live in the replica and in the node, which this holds.
-                _ = self.applied.changed() => {}
-                _ = self.subscription.quorum.changed() => {}
-                () = tokio::time::sleep_until(self.next_progress) => {}
+            if let Some(event) = self.next_selected()? {
+                return Ok(Delivery::Event(event));
+            }
+            // Much that is not selected must not keep the thread from others.
+            tokio::task::yield_now().await;
+            if self.page.is_empty() && !self.read_page()? {
+                self.news().await;
             }
         }
     }
 
+    fn is_progress_due(&self) -> bool {
+        Instant::now() >= self.next_progress || *self.subscription.quorum.borrow() != self.told_quorum
+    }
+
+    /// The next event of the page that is selected; `None` when there is none, or when it is the turn of others.
+    fn next_selected(&mut self) -> Result<Option<Arc<Event>>, Ended> {
+        let began = Instant::now();
+        while let Some(event) = self.page.pop_front() {
+            let subscription = &mut self.subscription;
+            assert_eq!(
+                event.revision,
+                subscription.position + 1,
+                "the log of events has no gap"
+            );
+            subscription.position = event.revision;
+            if subscription.selection.selects(&event).map_err(Ended::TooSlow)? {
+                self.moved();
+                return Ok(Some(event));
+            }
+            if began.elapsed() >= TURN {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads on in the log; false when there is nothing new.
+    fn read_page(&mut self) -> Result<bool, Ended> {
+        self.applied.borrow_and_update();
+        let position = self.subscription.position;
+        let page = self
+            .subscription
+            .replica
+            .read(|machine| machine.events_after(position, PAGE));
+        self.page = page.map_err(Ended::Compacted)?.into();
+        Ok(!self.page.is_empty())
+    }
+
+    /// Waits until there may be something to do.
+    async fn news(&mut self) {
+        tokio::select! {
+            () = self.subscription.end.cancelled() => {}
+            // A node that stops drops what tells these before it ends its streams; they are not waited for then.
+            Ok(()) = self.applied.changed() => {}
+            Ok(()) = self.subscription.quorum.changed() => {}
+            () = tokio::time::sleep_until(self.next_progress) => {}
+        }
+    }
+
     fn progress(&mut self) -> Delivery {
-        self.delivered();
-        self.told_quorum = *self.subscription.quorum.borrow();
+        self.moved();
+        self.told_quorum = *self.subscription.quorum.borrow_and_update();
         Delivery::Progress {
             revision: self.subscription.position,
             has_quorum: self.told_quorum,
         }
     }
 
-    fn delivered(&mut self) {
+    /// The subscriber has a newer cursor.
+    fn moved(&mut self) {
         self.next_progress = Instant::now() + self.subscription.progress_interval;
     }
 }

@@ -71,7 +71,7 @@ impl Machine {
                 query
                     .scope
                     .as_deref()
-                    .is_none_or(|scope| name.scope.as_deref() == Some(scope))
+                    .is_none_or(|scope| name.scope.as_deref().unwrap_or_default() == scope)
             })
             .filter(|(name, _)| name.identifier.starts_with(&query.identifier_prefix))
             .filter_map(|(_, id)| self.state.circuits.get(id))

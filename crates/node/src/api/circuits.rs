@@ -150,9 +150,16 @@ impl Circuits for Api {
         };
         self.be_fresh(message.consistency, Level::Linearizable(true), deadline)
             .await?;
-        // A long listing is read from a frozen copy: applies do not wait for it.
-        let frozen = self.replica.read(Machine::freeze).reader();
-        let (mut circuits, revision) = (frozen.list(&query), frozen.revision());
+        // A listing may have to look at every circuit: it reads a frozen copy, so that applies do not wait for it, beside the threads
+        // that answer calls.
+        let frozen = self.replica.read(Machine::freeze);
+        let listed = tokio::task::spawn_blocking(move || {
+            let frozen = frozen.reader();
+            (frozen.list(&query), frozen.revision())
+        });
+        let (mut circuits, revision) = listed
+            .await
+            .map_err(|error| Status::internal(format!("the listing failed: {error}")))?;
         let next_page_token = if circuits.len() > limit {
             circuits.truncate(limit);
             circuits

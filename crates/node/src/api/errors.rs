@@ -1,4 +1,7 @@
 //! Errors as clients see them: a gRPC code, and a `google.rpc.ErrorInfo` of domain `brama` that programs can match.
+//!
+//! All of it travels in HTTP/2 headers, of which many clients take 8 KiB and no more; an error beyond that reaches them as a broken
+//! stream. So texts are cut, and a circuit that is attached goes without metadata that are large.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,6 +16,10 @@ use brama_proto::v1;
 use brama_raft::{AdminError, ProposeError, ReadError};
 
 const DOMAIN: &str = "brama";
+/// Bytes of a message; each may become three on the way, and a field's problem is told twice.
+const MAX_TEXT_BYTES: usize = 768;
+/// Bytes of a circuit that is attached; its texts without metadata have less.
+const MAX_CIRCUIT_BYTES: usize = 3 * 1024;
 /// When to try again after a refusal that will pass.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -30,26 +37,38 @@ pub(crate) fn with_metadata(
 ) -> Status {
     Status::with_error_details(
         code,
-        message,
+        cut(message),
         ErrorDetails::with_error_info(reason, DOMAIN, metadata),
     )
 }
 
 /// A field that has to be mended.
 pub(crate) fn invalid(field: &str, problem: &str) -> Status {
-    let mut details = ErrorDetails::with_error_info(
-        "INVALID_ARGUMENT",
-        DOMAIN,
-        [("field".to_owned(), field.to_owned())],
-    );
-    details.add_bad_request_violation(field, problem);
+    violation("INVALID_ARGUMENT", field, problem)
+}
+
+fn violation(reason: &str, field: &str, problem: &str) -> Status {
+    let problem = cut(problem);
+    let metadata = [("field".to_owned(), field.to_owned())];
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+    details.add_bad_request_violation(field, &problem);
     Status::with_error_details(Code::InvalidArgument, format!("{field} {problem}"), details)
+}
+
+/// A text that is short enough to travel; it may repeat what a caller sent.
+fn cut(text: impl Into<String>) -> String {
+    let mut text = text.into();
+    if text.len() > MAX_TEXT_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+        text.push_str(" ..");
+    }
+    text
 }
 
 fn passing(code: Code, reason: &str, message: impl Into<String>) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     details.set_retry_info(Some(RETRY_DELAY));
-    Status::with_error_details(code, message, details)
+    Status::with_error_details(code, cut(message), details)
 }
 
 /// What the state machine, or the check before it, refused.
@@ -58,7 +77,7 @@ pub(crate) fn refusal(refusal: Refusal) -> Status {
     match refusal {
         Refusal::InvalidArgument { field, problem } => invalid(&field, &problem),
         Refusal::CircuitNotFound { .. } => plain(Code::NotFound, "CIRCUIT_NOT_FOUND", message),
-        Refusal::AlreadyRegistered { circuit } => already_registered(&v1::Circuit::from(&*circuit), message),
+        Refusal::AlreadyRegistered { circuit } => already_registered((&*circuit).into(), cut(message)),
         Refusal::TooManyCircuits { limit } => limit_reached("TOO_MANY_CIRCUITS", limit, message),
         Refusal::TooManySessions { limit } => limit_reached("TOO_MANY_SESSIONS", limit, message),
         Refusal::SessionExpired { .. } => plain(Code::FailedPrecondition, "SESSION_EXPIRED", message),
@@ -81,7 +100,10 @@ pub(crate) fn limit_reached(reason: &str, limit: u64, message: impl Into<String>
 }
 
 /// The existing circuit travels as a detail of its own, beside the reason.
-fn already_registered(circuit: &v1::Circuit, message: String) -> Status {
+fn already_registered(mut circuit: v1::Circuit, message: String) -> Status {
+    if circuit.encoded_len() > MAX_CIRCUIT_BYTES {
+        circuit.metadata.clear();
+    }
     let info = tonic_types::pb::ErrorInfo {
         reason: "ALREADY_REGISTERED".into(),
         domain: DOMAIN.into(),
@@ -137,15 +159,7 @@ pub(crate) fn admin(error: AdminError) -> Status {
 /// A cursor that is none, or that of another cluster.
 pub(crate) fn cursor(field: &str, error: CursorError) -> Status {
     match error {
-        CursorError::Foreign => {
-            let mut details = ErrorDetails::with_error_info(
-                "CURSOR_FOREIGN",
-                DOMAIN,
-                [("field".to_owned(), field.to_owned())],
-            );
-            details.add_bad_request_violation(field, error.to_string());
-            Status::with_error_details(Code::InvalidArgument, format!("{field} {error}"), details)
-        }
+        CursorError::Foreign => violation("CURSOR_FOREIGN", field, &error.to_string()),
         _ => invalid(field, &error.to_string()),
     }
 }

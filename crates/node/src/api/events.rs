@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::{Request, Response, Status};
 
 use brama_core::command::ClusterId;
@@ -35,6 +35,7 @@ impl Events for Api {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        use v1::subscribe_response::Message;
         let (message, deadline) = Self::open(request)?;
         let selection = selection(&message)?;
         let place = self.take_place()?;
@@ -43,89 +44,94 @@ impl Events for Api {
         let cluster = self.cluster_id()?;
         let position = self.position(cluster, message.from)?;
         let api = self.clone();
-        let messages = self
-            .subscription(selection, position)
-            .stream()
-            .map(move |delivery| {
-                let _held = &place;
-                match delivery {
-                    Ok(Delivery::Event(event)) => Ok(v1::SubscribeResponse {
-                        cursor: cursor::encode(cluster, event.revision),
-                        message: Some(v1::subscribe_response::Message::Event((&*event).into())),
-                    }),
-                    Ok(Delivery::Progress { revision, has_quorum }) => Ok(v1::SubscribeResponse {
-                        cursor: cursor::encode(cluster, revision),
-                        message: Some(v1::subscribe_response::Message::Progress(
-                            api.progress(revision, has_quorum),
-                        )),
-                    }),
-                    Err(ended) => Err(status(cluster, ended)),
+        let deliveries = self.subscription(selection, position).stream();
+        let messages = deliveries.map(move |delivery| {
+            let _held = &place;
+            let (revision, message) = match delivery.map_err(|ended| status(cluster, ended))? {
+                Delivery::Event(event) => (event.revision, Message::Event((&*event).into())),
+                Delivery::Progress { revision, has_quorum } => {
+                    (revision, Message::Progress(api.progress(revision, has_quorum)))
                 }
-            });
+            };
+            Ok(v1::SubscribeResponse {
+                cursor: cursor::encode(cluster, revision),
+                message: Some(message),
+            })
+        });
         Ok(Response::new(Box::pin(messages)))
     }
 
     type WatchStream = BoxStream<v1::WatchResponse>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        use v1::watch_response::Message;
         let (message, deadline) = Self::open(request)?;
         let names = names(&message.names)?;
         let place = self.take_place()?;
         self.replica.recovered(deadline).await.map_err(errors::read)?;
         let cluster = self.cluster_id()?;
-        // One moment: the circuits and the revision after which their events go on.
+        // One moment: the circuits, and the revision after which their events go on.
         let frozen = self.replica.read(Machine::freeze).reader();
         let revision = frozen.revision();
         let selection = Selection {
             names: names.iter().cloned().collect(),
             ..Selection::default()
         };
+        let end = self.end_streams.clone();
         let mut circuits = 0;
-        let parts = snapshot(frozen, names).map(Some).chain([None]).map(move |page| {
+        let snapshot = snapshot(frozen, names).map(Some).chain([None]).map(move |page| {
+            if end.is_cancelled() {
+                return Err(errors::resume_elsewhere());
+            }
             let (cursor, message) = match page {
                 Some(page) => {
                     circuits += page.len() as u64;
-                    let page = v1::WatchSnapshot { circuits: page };
-                    (String::new(), v1::watch_response::Message::Snapshot(page))
-                }
-                None => {
-                    let synced = v1::WatchSynced { revision, circuits };
                     (
-                        cursor::encode(cluster, revision),
-                        v1::watch_response::Message::Synced(synced),
+                        String::new(),
+                        Message::Snapshot(v1::WatchSnapshot { circuits: page }),
                     )
                 }
+                None => (
+                    cursor::encode(cluster, revision),
+                    Message::Synced(v1::WatchSynced { revision, circuits }),
+                ),
             };
-            Ok(v1::WatchResponse {
-                cursor,
-                message: Some(message),
+            Ok((cursor, message))
+        });
+        let api = self.clone();
+        let deliveries = self.subscription(selection, revision).stream();
+        let events = deliveries.map(move |delivery| {
+            Ok(match delivery.map_err(|ended| status(cluster, ended))? {
+                Delivery::Event(event) => (
+                    cursor::encode(cluster, event.revision),
+                    Message::Event((&*event).into()),
+                ),
+                Delivery::Progress { revision, has_quorum } => (
+                    cursor::encode(cluster, revision),
+                    Message::Progress(api.progress(revision, has_quorum)),
+                ),
             })
         });
-        let snapshot = futures::stream::iter(parts);
-        if message.snapshot_only {
-            return Ok(Response::new(Box::pin(snapshot)));
-        }
-        let api = self.clone();
-        let events = self
-            .subscription(selection, revision)
-            .stream()
-            .map(move |delivery| {
+        let events = if message.snapshot_only {
+            events.take(0)
+        } else {
+            events.take(usize::MAX)
+        };
+        let messages = futures::stream::iter(snapshot)
+            .chain(events)
+            .scan(false, move |ended, message| {
                 let _held = &place;
-                match delivery {
-                    Ok(Delivery::Event(event)) => Ok(v1::WatchResponse {
-                        cursor: cursor::encode(cluster, event.revision),
-                        message: Some(v1::watch_response::Message::Event((&*event).into())),
-                    }),
-                    Ok(Delivery::Progress { revision, has_quorum }) => Ok(v1::WatchResponse {
-                        cursor: cursor::encode(cluster, revision),
-                        message: Some(v1::watch_response::Message::Progress(
-                            api.progress(revision, has_quorum),
-                        )),
-                    }),
-                    Err(ended) => Err(status(cluster, ended)),
-                }
+                // An error is the last that is sent.
+                let message = (!*ended).then_some(message);
+                *ended = matches!(message, Some(Err(_)));
+                std::future::ready(message)
             });
-        Ok(Response::new(Box::pin(snapshot.chain(events))))
+        Ok(Response::new(Box::pin(messages.map_ok(|(cursor, message)| {
+            v1::WatchResponse {
+                cursor,
+                message: Some(message),
+            }
+        }))))
     }
 }
 
@@ -161,7 +167,7 @@ impl Api {
             Some(From::Oldest(false)) => Err(errors::invalid("oldest", "must be true, or left out")),
             Some(From::After(text)) => {
                 let after = cursor::decode(cluster, &text).map_err(|error| errors::cursor("after", error))?;
-                if after + 1 < oldest {
+                if after < oldest - 1 {
                     return Err(errors::compacted(cursor::encode(cluster, oldest - 1), oldest));
                 }
                 // One that is ahead of this node waits: another node was faster.
@@ -192,19 +198,33 @@ impl Drop for Place {
 }
 
 fn selection(message: &v1::SubscribeRequest) -> Result<Selection, Status> {
-    let events = message
-        .events
-        .iter()
-        .map(|name| {
-            EventName::parse(name)
-                .ok_or_else(|| errors::invalid("events", &format!("has {name:?}, which is no event")))
-        })
-        .collect::<Result<_, _>>()?;
-    let scopes = message
-        .scopes
-        .iter()
-        .map(|scope| (!scope.is_empty()).then(|| scope.as_str().into()))
-        .collect();
+    let mut events = Vec::new();
+    for name in &message.events {
+        let event = EventName::parse(name)
+            .ok_or_else(|| errors::invalid("events", &format!("has {name:?}, which is no event")))?;
+        // A name that is repeated would be looked at for each event again.
+        if !events.contains(&event) {
+            events.push(event);
+        }
+    }
+    let scopes = message.scopes.iter().enumerate().map(|(i, scope)| {
+        if scope.is_empty() {
+            return Ok(None);
+        }
+        // Checked as that of a name.
+        let name = v1::CircuitName {
+            scope: Some(scope.clone()),
+            identifier: "any".to_owned(),
+        };
+        match convert::circuit_name(Some(&name)) {
+            Ok(name) => Ok(name.scope),
+            Err(Refusal::InvalidArgument { problem, .. }) => {
+                Err(errors::invalid(&format!("scopes[{i}]"), &problem))
+            }
+            Err(other) => Err(errors::refusal(other)),
+        }
+    });
+    let scopes = scopes.collect::<Result<_, _>>()?;
     let filter = if message.filter.is_empty() {
         None
     } else {
