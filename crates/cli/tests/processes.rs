@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -40,28 +40,22 @@ fn a_node_that_is_told_to_stop_flushes_and_exits_with_0_within_5_seconds() {
     let directory = tempfile::tempdir().expect("a directory");
     for name in ["TERM", "INT"] {
         let mut process = serve_alone(directory.path()).spawn().expect("brama starts");
-        std::thread::sleep(Duration::from_millis(1500));
+        let mut log = Lines::of(process.stderr.take().expect("a pipe"));
+        log.until("ready: recovered");
         let begin = Instant::now();
         signal(&process, name);
         let status = wait(&mut process, Duration::from_secs(5));
-        let mut log = String::new();
-        process
-            .stderr
-            .take()
-            .expect("a pipe")
-            .read_to_string(&mut log)
-            .expect("UTF-8");
-        assert_eq!(status.code(), Some(0), "after {:?}: {log}", begin.elapsed());
-        let messages: Vec<String> = log
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("the log is JSON"))
-            .map(|line| line["message"].as_str().unwrap_or_default().to_owned())
-            .collect();
-        assert!(
-            messages.iter().any(|message| message.starts_with("ready")),
-            "{log}"
+        log.read_rest();
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "after {:?}: {:?}",
+            begin.elapsed(),
+            log.seen
         );
-        assert_eq!(messages.last().map(String::as_str), Some("stopped"), "{log}");
+        let last: serde_json::Value =
+            serde_json::from_str(log.seen.last().expect("a line")).expect("the log is JSON");
+        assert_eq!(last["message"], serde_json::json!("stopped"), "{:?}", log.seen);
     }
 }
 
@@ -86,7 +80,8 @@ fn a_node_whose_port_is_taken_says_so_and_exits_with_1() {
 fn two_nodes_never_share_a_data_directory() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut first = serve_alone(directory.path()).spawn().expect("brama starts");
-    std::thread::sleep(Duration::from_millis(1500));
+    let mut log = Lines::of(first.stderr.take().expect("a pipe"));
+    log.until("ready: recovered");
     let second = serve_alone(directory.path()).output().expect("brama runs");
     signal(&first, "TERM");
     wait(&mut first, Duration::from_secs(5));
@@ -135,29 +130,64 @@ fn dev_takes_free_ports_when_the_usual_ones_are_taken() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("brama starts");
-    std::thread::sleep(Duration::from_secs(3));
+    let mut shown = Lines::of(process.stdout.take().expect("a pipe"));
+    shown.until("Ctrl-C ends it.");
     signal(&process, "INT");
     assert_eq!(wait(&mut process, Duration::from_secs(10)).code(), Some(0));
-    let mut said = String::new();
-    process
-        .stderr
-        .take()
-        .expect("a pipe")
-        .read_to_string(&mut said)
-        .expect("UTF-8");
-    assert!(said.contains(&format!("note: port {port} is taken")), "{said}");
-    let mut shown = String::new();
-    process
-        .stdout
-        .take()
-        .expect("a pipe")
-        .read_to_string(&mut shown)
-        .expect("UTF-8");
+    let mut said = Lines::of(process.stderr.take().expect("a pipe"));
+    said.read_rest();
+    assert!(
+        said.seen.contains(&format!(
+            "note: port {port} is taken, so the nodes get free ports"
+        )),
+        "{:?}",
+        said.seen
+    );
+    let shown = shown.seen.join("\n");
     assert!(shown.contains("export BRAMA_ENDPOINTS=127.0.0.1:"), "{shown}");
     assert!(
         shown.contains("brama register payment_api --max-attempts 3 --expiry 10s"),
         "{shown}"
     );
+}
+
+/// What a process writes, line by line.
+struct Lines<R> {
+    reader: BufReader<R>,
+    seen: Vec<String>,
+}
+
+impl<R: Read> Lines<R> {
+    fn of(pipe: R) -> Self {
+        Self {
+            reader: BufReader::new(pipe),
+            seen: Vec::new(),
+        }
+    }
+
+    /// Reads up to a line that contains this.
+    #[track_caller]
+    fn until(&mut self, text: &str) {
+        while self.next() {
+            if self.seen.last().is_some_and(|line| line.contains(text)) {
+                return;
+            }
+        }
+        panic!("the process ended and never wrote {text:?}: {:?}", self.seen);
+    }
+
+    fn read_rest(&mut self) {
+        while self.next() {}
+    }
+
+    fn next(&mut self) -> bool {
+        let mut line = String::new();
+        let more = self.reader.read_line(&mut line).expect("UTF-8") > 0;
+        if more {
+            self.seen.push(line.trim_end().to_owned());
+        }
+        more
+    }
 }
 
 #[test]
