@@ -371,7 +371,11 @@ impl Subscriber {
         let message = response.message.expect("a message says something");
         match &message {
             Message::Event(event) => {
-                assert!(event.revision > self.revision, "{event:?} after {}", self.revision);
+                assert!(
+                    event.revision > self.revision,
+                    "{event:?} after {}",
+                    self.revision
+                );
                 self.revision = event.revision;
             }
             Message::Progress(progress) => {
@@ -436,9 +440,7 @@ fn configs(data: &Path, settings: &[(&str, &str)]) -> Vec<Config> {
             ("node.peer_listen", ports[i + 3].to_string()),
             ("cluster.members", members.clone()),
         ];
-        let more = settings
-            .iter()
-            .map(|(key, value)| (*key, (*value).to_owned()));
+        let more = settings.iter().map(|(key, value)| (*key, (*value).to_owned()));
         let flags = own
             .into_iter()
             .chain(more)
@@ -478,7 +480,9 @@ fn free_ports(count: usize) -> Vec<SocketAddr> {
     let held: Vec<_> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
         .collect();
-    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+    held.iter()
+        .map(|listener| listener.local_addr().unwrap())
+        .collect()
 }
 
 fn channel(address: SocketAddr) -> Channel {
