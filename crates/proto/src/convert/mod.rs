@@ -3,6 +3,8 @@
 
 mod commands;
 mod shown;
+#[cfg(test)]
+mod tests;
 
 pub use commands::*;
 pub use shown::*;
