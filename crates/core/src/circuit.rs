@@ -196,16 +196,18 @@ impl Circuit {
     ) -> Option<Transition> {
         let max = u64::from(policy.max_attempts);
         let count = u64::from(self.failure_count);
-        // The count at which it opens, as if the outcomes came one by one: the run that was there goes on first (it may have reached
-        // the threshold already, if that was lowered or the circuit closed by hand), then come the runs inside.
-        let opens_at = if summary.leading_failures > 0 && count + 1 >= max {
+        // The count at which it opens, as if the outcomes came one by one. First the run that was there goes on, if the summary begins
+        // with a failure: a count at the threshold already (it was lowered, or the circuit closed by hand) opens with the next one, but a
+        // success before that ends it. Then come the runs inside.
+        let goes_on = summary.leading_failures > 0;
+        let opens_at = if goes_on && count + 1 >= max {
             Some(count + 1)
-        } else if count + summary.leading_failures >= max || summary.longest_failures >= max {
+        } else if (goes_on && count + summary.leading_failures >= max) || summary.longest_failures >= max {
             Some(max)
         } else {
             None
         };
-        let Some(opens_at) = opens_at.filter(|_| summary.failures > 0) else {
+        let Some(opens_at) = opens_at else {
             if summary.successes > 0 {
                 self.failure_count = clamp(summary.trailing_failures);
             } else {

@@ -269,6 +269,20 @@ impl GlobalOptions {
         }
     }
 
+    /// What is set, in the order of [`PolicyOption`].
+    pub fn options(&self) -> Vec<PolicyOption> {
+        let set = [
+            (
+                PolicyOption::InactiveThreshold,
+                self.inactive_threshold_ms.is_some(),
+            ),
+            (PolicyOption::CleanupInterval, self.cleanup_interval_ms.is_some()),
+        ];
+        set.into_iter()
+            .filter_map(|(option, is_set)| is_set.then_some(option))
+            .collect()
+    }
+
     pub(crate) fn clear(&mut self, option: PolicyOption) {
         match option {
             PolicyOption::InactiveThreshold => self.inactive_threshold_ms = None,

@@ -4,7 +4,7 @@ use crate::command::{Command, Configure, Due, Register, ReportBatch};
 use crate::limits::{MAX_FIRE, MAX_REPORT_ITEMS};
 use crate::machine::Machine;
 use crate::name::{check_metadata, check_reason};
-use crate::policy::PolicyOption;
+use crate::policy::{EffectivePolicy, Policy, PolicyOption};
 use crate::reply::Refusal;
 
 impl Machine {
@@ -50,6 +50,8 @@ pub(super) fn validate(command: &Command) -> Result<(), Refusal> {
     match command {
         Command::Bootstrap(first) => {
             first.defaults.validate()?;
+            // Together with what is built in, too: else every circuit would be refused afterwards.
+            EffectivePolicy::resolve(&first.defaults, &Policy::default()).validate()?;
             first.global_defaults.validate()
         }
         Command::Register(register) => validate_register(register),
@@ -101,7 +103,8 @@ fn validate_configure(configure: &Configure) -> Result<(), Refusal> {
     if configure.clear.len() > PolicyOption::ALL.len() {
         return Err(Refusal::invalid("clear", "names more options than there are"));
     }
-    let set = configure.set.options();
+    let mut set = configure.set.options();
+    set.extend(configure.global.options());
     if let Some(option) = configure.clear.iter().find(|option| set.contains(option)) {
         return Err(Refusal::invalid(
             "clear",
