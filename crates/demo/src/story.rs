@@ -92,6 +92,10 @@ impl Story {
             .address;
 
         let mut subscribers = Vec::new();
+        #[allow(
+            clippy::needless_range_loop,
+            reason = "a node's number is used for more than its endpoint"
+        )]
         for node in 0..NODES {
             let log = event_log(directory, node).display().to_string();
             let args = ["subscriber", "--endpoint", &endpoints[node], "--log", &log].map(str::to_owned);
@@ -322,7 +326,7 @@ impl Story {
         Ok(outcome.checks)
     }
 
-    fn tell(&mut self, colour: Colour, mark: char, text: &str) {
+    fn tell(&self, colour: Colour, mark: char, text: &str) {
         self.screen.tell(colour, mark, text);
     }
 

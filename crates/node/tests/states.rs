@@ -438,7 +438,8 @@ async fn options_are_inherited_shown_changed_and_cleared_while_the_state_stays()
 
     // All of them, on the circuit, one after the other: none touches another.
     let default = v1::Policy::default;
-    let sets: [(v1::Policy, &str, fn(&mut v1::EffectivePolicy)); 9] = [
+    type Change = fn(&mut v1::EffectivePolicy);
+    let sets: [(v1::Policy, &str, Change); 9] = [
         (
             v1::Policy {
                 max_attempts: Some(9),
