@@ -17,19 +17,23 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use support::{START, TERM, acquire, close, configure, item, open, register, reset, session_report, unregister};
+use support::{
+    START, TERM, acquire, close, configure, item, open, register, reset, session_report, unregister,
+};
 
 fn command() -> impl Strategy<Value = Command> {
     let circuit = || select(vec!["a", "b", "shop/a"]);
-    let policy = (1_u32..4, select(vec![Expiry::Ms(1000), Expiry::Ms(3000), Expiry::Never])).prop_map(
-        |(max_attempts, expiry)| Policy {
+    let policy = (
+        1_u32..4,
+        select(vec![Expiry::Ms(1000), Expiry::Ms(3000), Expiry::Never]),
+    )
+        .prop_map(|(max_attempts, expiry)| Policy {
             max_attempts: Some(max_attempts),
             expiry: Some(expiry),
             expiry_strategy: Some(ExpiryStrategy::Progressive),
             initial_expiry_ms: Some(500),
             ..Policy::default()
-        },
-    );
+        });
     let outcomes = || "[SFI]{1,6}";
     prop_oneof![
         4 => (circuit(), policy.clone()).prop_map(|(circuit, policy)| register(circuit, policy)),

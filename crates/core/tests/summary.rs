@@ -147,7 +147,13 @@ fn exactly_the_summaries_that_some_sequence_has_are_accepted() {
     let mut possible = HashSet::new();
     for length in 0..=LONGEST {
         for bits in 0_u32..1 << length {
-            let outcome = |i| if bits >> i & 1 == 1 { Outcome::Failure } else { Outcome::Success };
+            let outcome = |i| {
+                if bits >> i & 1 == 1 {
+                    Outcome::Failure
+                } else {
+                    Outcome::Success
+                }
+            };
             possible.insert(numbers(&counted(&(0..length).map(outcome).collect::<Vec<_>>())));
         }
     }
@@ -196,9 +202,19 @@ fn counts_are_bounded() {
     assert_eq!(most.validate(), Ok(()));
     let successes = MAX_OUTCOMES + 1;
     let too_many = [
-        Summary { successes, leading_successes: successes, ..most },
-        Summary { ignored: MAX_OUTCOMES + 1, ..most },
-        Summary { rejected: MAX_OUTCOMES + 1, ..most },
+        Summary {
+            successes,
+            leading_successes: successes,
+            ..most
+        },
+        Summary {
+            ignored: MAX_OUTCOMES + 1,
+            ..most
+        },
+        Summary {
+            rejected: MAX_OUTCOMES + 1,
+            ..most
+        },
     ];
     for summary in too_many {
         assert!(summary.validate().is_err(), "{summary:?}");
@@ -208,7 +224,13 @@ fn counts_are_bounded() {
 #[test]
 fn failure_counts_stop_at_their_largest_value() {
     let mut driver = Driver::new();
-    driver.ok(register("a", Policy { max_attempts: Some(u32::MAX), ..Policy::default() }));
+    driver.ok(register(
+        "a",
+        Policy {
+            max_attempts: Some(u32::MAX),
+            ..Policy::default()
+        },
+    ));
     let failures = MAX_OUTCOMES;
     let many = Summary {
         failures,
@@ -218,10 +240,16 @@ fn failure_counts_stop_at_their_largest_value() {
         ..Summary::default()
     };
     for _ in 0..4 {
-        driver.report(ReportItem { summary: many, ..one(&[]) });
+        driver.report(ReportItem {
+            summary: many,
+            ..one(&[])
+        });
     }
     assert_eq!(driver.status("a").failure_count, 4_000_000_000);
-    driver.report(ReportItem { summary: many, ..one(&[]) });
+    driver.report(ReportItem {
+        summary: many,
+        ..one(&[])
+    });
     assert_eq!(driver.status("a").failure_count, u32::MAX);
     assert_eq!(driver.event_names().last(), Some(&"circuit_opened"));
     assert_eq!(driver.status("a").totals.failures, 5 * failures);
@@ -247,7 +275,11 @@ fn one(outcomes: &[Outcome]) -> ReportItem {
 
 /// A circuit that is closed (with some history), open or half-open (with a permit out), and one whose threshold was lowered under the
 /// count that it has.
-fn prepare((max_attempts, half_open_successes, kept): (u32, u32, u32), before: &[Outcome], state: i32) -> Driver {
+fn prepare(
+    (max_attempts, half_open_successes, kept): (u32, u32, u32),
+    before: &[Outcome],
+    state: i32,
+) -> Driver {
     let mut driver = Driver::new();
     let policy = |max_attempts| Policy {
         max_attempts: Some(max_attempts),
