@@ -22,7 +22,8 @@ struct Answering {
     requests: Streaming<v1::ReportRequest>,
     /// In the order in which they came, which is the order in which they are answered.
     working: VecDeque<BoxFuture<'static, v1::ReportStreamResponse>>,
-    ended: bool,
+    /// Set when nothing more is taken: how the stream ends once everything that was taken is answered.
+    ending: Option<Result<(), Status>>,
 }
 
 /// One answer a batch, in order. A refused batch is answered with its error, and the stream goes on.
@@ -34,10 +35,21 @@ pub(super) fn answer_reports(
         api,
         requests,
         working: VecDeque::new(),
-        ended: false,
+        ending: None,
     };
     futures::stream::unfold(state, |mut state| async move {
         loop {
+            if state.working.is_empty() {
+                match state.ending.take() {
+                    None => {}
+                    Some(Ok(())) => return None,
+                    Some(Err(status)) => {
+                        state.ending = Some(Ok(()));
+                        return Some((Err(status), state));
+                    }
+                }
+            }
+            let takes_more = state.ending.is_none();
             let room = state.working.len() < MAX_IN_FLIGHT;
             let oldest = async {
                 match state.working.front_mut() {
@@ -51,14 +63,10 @@ pub(super) fn answer_reports(
                     state.working.pop_front();
                     return Some((Ok(answer), state));
                 }
-                () = state.api.end_streams.cancelled(), if !state.ended => {
-                    // What is on its way is still answered; nothing more is taken.
-                    state.ended = true;
-                    if state.working.is_empty() {
-                        return Some((Err(errors::resume_elsewhere()), state));
-                    }
+                () = state.api.end_streams.cancelled(), if takes_more => {
+                    state.ending = Some(Err(errors::resume_elsewhere()));
                 }
-                request = state.requests.message(), if !state.ended && room => match request {
+                request = state.requests.message(), if takes_more && room => match request {
                     Ok(Some(request)) => {
                         let mut answer = answer_one(state.api.clone(), request).boxed();
                         // Its first step queues the command: batches keep their order.
@@ -67,16 +75,9 @@ pub(super) fn answer_reports(
                             None => state.working.push_back(answer),
                         }
                     }
-                    Ok(None) => state.ended = true,
-                    Err(status) => {
-                        state.ended = true;
-                        return Some((Err(status), state));
-                    }
+                    Ok(None) => state.ending = Some(Ok(())),
+                    Err(status) => state.ending = Some(Err(status)),
                 },
-                else => return None,
-            }
-            if state.ended && state.working.is_empty() {
-                return None;
             }
         }
     })

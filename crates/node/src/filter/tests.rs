@@ -128,7 +128,7 @@ fn what_would_run_too_long_is_refused() {
     let nested = format!("[{0}].all(x, [{0}].all(y, x >= 0 && y >= 0))", long_list(50));
     let wide = format!("[{}].all(x, {})", long_list(140), "x>0&&".repeat(20) + "x>0");
     let body = format!("['a'].all(x, {})", "x>'a'&&".repeat(60) + "x>'a'");
-    let patterns = "event.type.matches('a')||".repeat(20) + "true";
+    let patterns = "event.type.matches('aaaaaaaaaaaaaaaa')||".repeat(20) + "true";
     let parts = "event.count>0||".repeat(60) + "true";
     for source in [
         nested.as_str(),

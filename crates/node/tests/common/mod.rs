@@ -47,10 +47,15 @@ impl Cluster {
 
     /// Three nodes with these settings, ready and led.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_from("", settings).await
+    }
+
+    /// Three nodes that read this file, with these settings over it, ready and led.
+    pub async fn start_from(file: &str, settings: &[(&str, &str)]) -> Self {
         // A port that was free may be taken by somebody else before the node listens at it.
         for _ in 0..3 {
             let data = tempfile::tempdir().unwrap();
-            let configs = configs(data.path(), settings);
+            let configs = configs(data.path(), file, settings);
             match start_all(&configs).await {
                 Ok(nodes) => {
                     let channels = nodes.iter().map(|node| channel(node.client_address())).collect();
@@ -426,7 +431,9 @@ impl Subscriber {
 }
 
 /// The configurations of three nodes at free ports.
-fn configs(data: &Path, settings: &[(&str, &str)]) -> Vec<Config> {
+fn configs(data: &Path, file: &str, settings: &[(&str, &str)]) -> Vec<Config> {
+    let path = data.join("brama.toml");
+    std::fs::write(&path, file).unwrap();
     let ports = free_ports(6);
     let members = format!("1={},2={},3={}", ports[3], ports[4], ports[5]);
     let config = |i: usize| {
@@ -451,8 +458,9 @@ fn configs(data: &Path, settings: &[(&str, &str)]) -> Vec<Config> {
             })
             .collect();
         let sources = Sources {
+            file: Some(path.clone()),
             flags,
-            ..Default::default()
+            environment: Vec::new(),
         };
         load(&sources).expect("a good configuration").config
     };
