@@ -254,6 +254,11 @@ impl History {
         }
     }
 
+    /// The moment, by the clock of the history.
+    pub fn now(&self) -> Micros {
+        self.clock.now()
+    }
+
     /// A copy of all of it.
     pub fn ops(&self) -> Vec<Op> {
         self.ops.lock().clone()

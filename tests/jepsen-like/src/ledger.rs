@@ -134,6 +134,21 @@ impl Ledger {
         inner.events.values().find(|seen| matches(&seen.event)).cloned()
     }
 
+    /// All events so far.
+    pub fn events(&self) -> BTreeMap<u64, Seen> {
+        self.inner.lock().events.clone()
+    }
+
+    /// How many events of a kind there are so far.
+    pub fn count(&self, kind: v1::EventType) -> usize {
+        let inner = self.inner.lock();
+        inner
+            .events
+            .values()
+            .filter(|seen| seen.event.r#type() == kind)
+            .count()
+    }
+
     /// All events, and what was wrong with how they arrived.
     pub fn take(&self) -> (BTreeMap<u64, Seen>, Findings) {
         let mut inner = self.inner.lock();

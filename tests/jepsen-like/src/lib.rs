@@ -16,7 +16,7 @@
 //! Only what a user has is used: the binary with a configuration file, and the protocol `brama.v1`. An operation ends in one of three ways:
 //! *ok* (its effect must be there, once), *refused* (it must not be there), *unknown* (there at most once).
 //!
-//! [`run`] is the long random run.
+//! [`run`] is the long random run; [`scenario`] holds the short ones, which each measure one promise.
 
 pub mod check;
 pub mod circuits;
@@ -29,6 +29,7 @@ pub mod nemesis;
 pub mod node;
 pub mod rpc;
 pub mod run;
+pub mod scenario;
 pub mod subscriber;
 pub mod time;
 pub mod workload;

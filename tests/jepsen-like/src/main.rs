@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use brama_faults::findings::{Findings, Verdict};
 use brama_faults::run::{RunOptions, run};
+use brama_faults::scenario;
 use clap::{Args, Parser, Subcommand};
 
 /// Breaks real brama processes, and says what held
@@ -20,6 +21,35 @@ struct Faults {
 enum Command {
     /// Kill and stop nodes at random while clients work, then check everything that was seen
     Run(RunArgs),
+    /// The leader is killed; writes go on soon, and subscribers miss nothing
+    KillLeader {
+        #[arg(long, default_value_t = 20)]
+        times: u32,
+    },
+    /// All nodes are killed at once; nothing that was acknowledged is lost
+    KillAll {
+        #[arg(long, default_value_t = 5)]
+        times: u32,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Many openings end in the same moment, on time
+    ManyDue {
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        circuits: u16,
+    },
+    /// An opening is seen on other nodes at once
+    Visibility {
+        #[arg(long, default_value_t = 100)]
+        times: usize,
+    },
+    /// A leader's wall clock is an hour wrong; timers do not notice
+    Faketime,
+    /// The leader is told to stop; it hands over
+    Sigterm,
+    /// Nodes join, are removed, and lose their data
+    Membership,
 }
 
 #[derive(Args, Debug)]
@@ -66,7 +96,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
         Command::Run(args) => {
             let options = RunOptions {
                 seconds: args.seconds,
-                seed: args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>())),
+                seed: args.seed.unwrap_or_else(random_seed),
                 clients: args.clients,
                 small_log: args.small_log,
                 keep: args.keep,
@@ -78,5 +108,39 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
             );
             run(options).await
         }
+        Command::KillLeader { times } => {
+            println!("kill-leader: {times} times");
+            scenario::kill_leader(times).await
+        }
+        Command::KillAll { times, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("kill-all: again with: kill-all --times {times} --seed {seed}");
+            scenario::kill_all(times, seed).await
+        }
+        Command::ManyDue { circuits } => {
+            println!("many-due: {circuits} circuits");
+            scenario::many_due(circuits.into()).await
+        }
+        Command::Visibility { times } => {
+            println!("visibility: {times} times");
+            scenario::visibility(times).await
+        }
+        Command::Faketime => {
+            println!("faketime");
+            scenario::faketime().await
+        }
+        Command::Sigterm => {
+            println!("sigterm");
+            scenario::sigterm().await
+        }
+        Command::Membership => {
+            println!("membership");
+            scenario::membership().await
+        }
     }
+}
+
+/// Short enough to be typed again.
+fn random_seed() -> u64 {
+    u64::from(rand::random::<u32>())
 }

@@ -90,7 +90,14 @@ impl Node {
             return Ok(());
         }
         let log = append_to(&self.log_path())?;
-        let child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        // A node takes every BRAMA_ variable for a setting; one that is meant for the harness must not reach it.
+        for (key, _) in std::env::vars_os() {
+            if key.to_string_lossy().starts_with("BRAMA_") {
+                command.env_remove(key);
+            }
+        }
+        let child = command
             .arg("serve")
             .arg("--config")
             .arg(self.config_path())

@@ -21,7 +21,7 @@ use crate::ledger::{Ledger, Progress};
 use crate::monitor::Monitor;
 use crate::nemesis::Nemesis;
 use crate::rpc::{Nodes, answer, timed};
-use crate::subscriber::Subscriber;
+use crate::subscriber::{Subscriber, reread};
 use crate::time::Clock;
 use crate::workload::{Client, Mix};
 
@@ -164,6 +164,12 @@ impl Run {
         watching.cancel();
         while let Some(watcher) = watchers.join_next().await {
             watcher?;
+        }
+
+        if !options.small_log {
+            let nodes = self.cluster.connect()?;
+            findings.merge(reread(&nodes, 0..nodes.len(), &ledger).await);
+            findings.checked("G8", "every event that was ever seen is on every node, unchanged");
         }
 
         let faults = records.lock().clone();

@@ -1,5 +1,6 @@
 //! One subscriber to all events, that resumes with its cursor wherever it can.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use rand::{Rng, SeedableRng};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::ledger::Ledger;
+use crate::findings::Findings;
+use crate::ledger::{Ledger, Seen};
 use crate::rpc::{self, Nodes};
 
 /// The nodes of a run say something at least each half second; after this, one is taken for paused.
@@ -139,6 +141,61 @@ impl Subscriber {
         self.ledger.compacted(self.id, revision + 1);
         self.cursor = oldest;
     }
+}
+
+/// Reads everything again from the oldest event on, from each of these nodes: what was ever shown must still be there, unchanged.
+///
+/// Subscribers that only ever go on would not notice if a restarted node had other events before their cursor.
+pub async fn reread(nodes: &Nodes, positions: impl Iterator<Item = usize>, ledger: &Ledger) -> Findings {
+    let mut findings = Findings::default();
+    let events = ledger.events();
+    let newest = events.keys().next_back().copied().unwrap_or(0);
+    for position in positions {
+        if let Err(problem) = reread_one(nodes, position, &events, newest, &mut findings).await {
+            findings.broken(
+                "G8",
+                format!("node {} cannot be read again: {problem}", position + 1),
+            );
+        }
+    }
+    findings
+}
+
+async fn reread_one(
+    nodes: &Nodes,
+    position: usize,
+    events: &BTreeMap<u64, Seen>,
+    newest: u64,
+    findings: &mut Findings,
+) -> Result<(), tonic::Status> {
+    let request = v1::SubscribeRequest {
+        from: Some(Start::Oldest(true)),
+        ..Default::default()
+    };
+    let mut stream = nodes.events(position).subscribe(request).await?.into_inner();
+    let mut next = 1;
+    while next <= newest {
+        let response = match tokio::time::timeout(SILENCE, stream.message()).await {
+            Ok(response) => response?,
+            Err(_) => {
+                return Err(tonic::Status::deadline_exceeded(format!(
+                    "nothing comes after {next}"
+                )));
+            }
+        };
+        match response.and_then(|response| response.message) {
+            Some(Message::Event(event)) => {
+                let shown = events.get(&next).map(|seen| &seen.event);
+                findings.require(shown == Some(&event), "G8", || {
+                    format!("revision {next} was {shown:?} when it was first seen, and is {event:?} now")
+                });
+                next += 1;
+            }
+            Some(Message::Progress(_)) => {}
+            None => return Err(tonic::Status::unavailable(format!("the stream ended at {next}"))),
+        }
+    }
+    Ok(())
 }
 
 /// The revision after which a cursor resumes. Cursors are opaque to users; the harness looks into them, because only so it can tell an

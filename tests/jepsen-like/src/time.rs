@@ -59,6 +59,7 @@ mod tests {
         assert_eq!(percentile(&values, 50), 50);
         assert_eq!(percentile(&values, 99), 99);
         assert_eq!(percentile(&values, 100), 100);
+        assert_eq!(percentile(&values, 0), 1);
         assert_eq!(percentile(&[7], 50), 7);
         assert_eq!(percentile(&[], 99), 0);
     }

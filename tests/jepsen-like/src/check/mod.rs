@@ -12,6 +12,7 @@
 mod effects;
 pub mod figures;
 mod lives;
+pub mod offset;
 mod permits;
 mod reads;
 #[cfg(test)]

@@ -1,0 +1,75 @@
+//! All nodes die in the same moment, with reports on their way; nothing that was acknowledged may be gone.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::stage::Stage;
+use crate::circuits::Circuits;
+use crate::cluster::ClusterOptions;
+use crate::findings::Findings;
+use crate::workload::{Client, Mix};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const CLIENTS: u32 = 8;
+const CIRCUITS: usize = 20;
+
+/// Kills all nodes so many times while clients report, with batches that they repeat until they are acknowledged.
+///
+/// # Errors
+/// When it could not be done.
+pub async fn kill_all(times: u32, seed: u64) -> anyhow::Result<Findings> {
+    let mut findings = Findings::default();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let circuits = Circuits::random(CIRCUITS, &mut rng);
+    let stage = Stage::start(ClusterOptions::default(), circuits).await?;
+    let working = CancellationToken::new();
+    let mut clients = JoinSet::new();
+    for id in 1..=CLIENTS {
+        let client = Client::new(
+            id,
+            stage.cluster.connect()?,
+            stage.circuits.clone(),
+            stage.history.clone(),
+            Mix::Reports,
+            seed,
+        );
+        clients.spawn(client.run(working.clone()));
+    }
+    let mut in_flight = 0;
+    for _ in 0..times {
+        let calm = Duration::from_millis(rng.random_range(500..1500));
+        tokio::time::sleep(calm).await;
+        let killed = stage.clock.now();
+        for node in stage.cluster.nodes() {
+            node.send_kill()?;
+        }
+        for node in stage.cluster.nodes() {
+            node.kill().await?;
+        }
+        for node in stage.cluster.nodes() {
+            node.start()?;
+        }
+        stage.cluster.wait_until_ready(PATIENCE).await?;
+        let ops = stage.history.ops();
+        in_flight += ops
+            .iter()
+            .filter(|op| op.started < killed && op.ended > killed)
+            .count();
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    working.cancel();
+    while let Some(client) = clients.join_next().await {
+        client?;
+    }
+    findings.figure("all nodes killed", format!("{times} times"));
+    findings.figure("reports on their way", format!("{in_flight} when the nodes died"));
+    if in_flight == 0 {
+        findings.untold("no report was on its way when the nodes died");
+    }
+    findings.checked("G8", "every acknowledged report is there after all nodes died");
+    stage.finish(findings).await
+}

@@ -1,0 +1,29 @@
+//! Short runs that each measure one promise.
+//!
+//! | command | promise |
+//! | --- | --- |
+//! | `kill-leader` | G12: writes go on soon after the leader dies; G7: subscribers miss nothing |
+//! | `kill-all` | G8, G3: what was acknowledged survives kill -9 of all nodes at once |
+//! | `many-due` | G5: many openings that end in the same moment end on time; G4: none early |
+//! | `visibility` | G2: an opening is seen elsewhere at once |
+//! | `faketime` | section 5: a wrong wall clock moves no timer |
+//! | `sigterm` | G12: a leader that is told to stop hands over |
+//! | `membership` | nodes come and go; one that lost its data is refused |
+
+mod faketime;
+mod kill_all;
+mod kill_leader;
+mod many_due;
+mod membership;
+mod pulse;
+mod sigterm;
+mod stage;
+mod visibility;
+
+pub use faketime::{faketime, library};
+pub use kill_all::kill_all;
+pub use kill_leader::kill_leader;
+pub use many_due::many_due;
+pub use membership::membership;
+pub use sigterm::sigterm;
+pub use visibility::visibility;

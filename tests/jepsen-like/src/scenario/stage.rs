@@ -1,0 +1,166 @@
+//! What every scenario stands on: a cluster, one subscriber a node, a history, and the comparison of both in the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use brama_proto::v1;
+use futures::{StreamExt, TryStreamExt};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::check::{self, Evidence};
+use crate::circuits::Circuits;
+use crate::cluster::{Cluster, ClusterOptions};
+use crate::findings::{Findings, Verdict};
+use crate::history::{Action, Answer, History, Outcome, write_lines};
+use crate::ledger::Ledger;
+use crate::rpc::{Nodes, answer, timed};
+use crate::subscriber::{Subscriber, reread};
+use crate::time::Clock;
+
+/// A scenario's cluster is at rest after this, or something is wrong.
+const REST: Duration = Duration::from_secs(20);
+const CALL: Duration = Duration::from_secs(5);
+const REGISTER_AT_ONCE: usize = 32;
+
+/// A running cluster and what is seen of it.
+pub(super) struct Stage {
+    pub(super) cluster: Cluster,
+    pub(super) nodes: Nodes,
+    pub(super) clock: Clock,
+    pub(super) circuits: Arc<Circuits>,
+    pub(super) history: Arc<History>,
+    pub(super) ledger: Arc<Ledger>,
+    watching: CancellationToken,
+    watchers: JoinSet<()>,
+}
+
+impl Stage {
+    /// Starts a cluster with these circuits, and one subscriber a node.
+    pub(super) async fn start(options: ClusterOptions, circuits: Circuits) -> anyhow::Result<Self> {
+        let cluster = Cluster::start(options).await?;
+        let clock = Clock::start();
+        let mut stage = Self {
+            nodes: cluster.connect()?,
+            cluster,
+            clock,
+            circuits: Arc::new(circuits),
+            history: Arc::new(History::new(clock)),
+            ledger: Arc::new(Ledger::new(clock)),
+            watching: CancellationToken::new(),
+            watchers: JoinSet::new(),
+        };
+        for home in 0..stage.nodes.len() {
+            let id = u32::try_from(home)? + 1;
+            let subscriber = Subscriber::new(id, home, stage.cluster.connect()?, stage.ledger.clone(), 0);
+            stage.watchers.spawn(subscriber.run(stage.watching.clone()));
+        }
+        stage.register_all().await?;
+        Ok(stage)
+    }
+
+    /// Connections to all nodes that there are by now.
+    pub(super) fn reconnect(&mut self) -> anyhow::Result<()> {
+        self.nodes = self.cluster.connect()?;
+        Ok(())
+    }
+
+    /// Waits until `done`, looking again every few milliseconds.
+    pub(super) async fn wait(
+        &self,
+        within: Duration,
+        what: &str,
+        mut done: impl AsyncFnMut(&Self) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + within;
+        while !done(self).await? {
+            if Instant::now() > deadline {
+                bail!("{what}: not within {within:?}\n{}", self.cluster.tails());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// What was done and seen so far.
+    pub(super) fn evidence(&self) -> Evidence {
+        Evidence {
+            circuits: self.circuits.clone(),
+            ops: self.history.ops(),
+            events: self.ledger.events(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// Waits until all subscribers have everything, reads it all again from every node that is up, and checks that each effect has its
+    /// cause. Keeps the folder if anything is wrong.
+    pub(super) async fn finish(mut self, mut findings: Findings) -> anyhow::Result<Findings> {
+        let rest = self
+            .wait(REST, "all subscribers have every event", async |stage: &Self| {
+                let statuses = stage.cluster.statuses(&stage.nodes).await;
+                let revisions = statuses
+                    .iter()
+                    .flatten()
+                    .filter_map(|status| status.header.as_ref());
+                let newest = revisions.map(|header| header.revision).max().unwrap_or(0);
+                let all = stage.ledger.subscribers();
+                Ok(all.values().all(|progress| progress.newest == newest))
+            })
+            .await;
+        if let Err(error) = rest {
+            findings.broken("G7", format!("{error:#}"));
+        }
+        self.watching.cancel();
+        while let Some(watcher) = self.watchers.join_next().await {
+            watcher?;
+        }
+        let up = |position: &usize| self.cluster.nodes()[*position].is_up();
+        let reread = reread(&self.nodes, (0..self.nodes.len()).filter(up), &self.ledger).await;
+        let (_, delivered) = self.ledger.take();
+        let evidence = self.evidence();
+        findings.merge(delivered);
+        findings.merge(reread);
+        findings.merge(check::effects(&evidence));
+        findings.checked(
+            "G7",
+            format!(
+                "{} events, the same for every subscriber and when read again",
+                evidence.events.len()
+            ),
+        );
+        if findings.verdict() != Verdict::Holds {
+            let folder = self.cluster.folder();
+            write_lines(&folder.join("history.jsonl"), &evidence.ops)?;
+            println!("  history and logs: {}", folder.display());
+            self.cluster.keep_folder();
+        }
+        Ok(findings)
+    }
+
+    async fn register_all(&self) -> anyhow::Result<()> {
+        futures::stream::iter(self.circuits.iter().map(|(index, _)| self.register(index)))
+            .buffer_unordered(REGISTER_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn register(&self, circuit: usize) -> anyhow::Result<()> {
+        let spec = self.circuits.get(circuit);
+        let op = self.history.begin(0, Action::Register { circuit });
+        let request = v1::RegisterRequest {
+            name: Some(spec.name.clone()),
+            policy: Some(spec.policy),
+            ..Default::default()
+        };
+        let mut client = self.nodes.circuits(circuit % self.nodes.len());
+        let response = answer(CALL, client.register(timed(request, CALL))).await?;
+        let registered = Answer::Registered {
+            created: response.created,
+            revision: response.circuit.unwrap_or_default().revision,
+        };
+        self.history.end(op, 1, Outcome::Ok(registered));
+        Ok(())
+    }
+}

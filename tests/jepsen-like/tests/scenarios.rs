@@ -1,0 +1,74 @@
+//! Each scenario with small counts, against the `brama` binary beside this test (`cargo build -p brama-cli`) or the one that `BRAMA_BIN`
+//! names. `scripts/faults --all` runs them in full.
+
+use std::future::Future;
+
+use brama_faults::findings::{Findings, Verdict};
+use brama_faults::run::{RunOptions, run};
+use brama_faults::scenario;
+use tokio::sync::Mutex;
+
+/// Each scenario has three processes and measures time: one after the other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+async fn holds(scenario: impl Future<Output = anyhow::Result<Findings>>) {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let findings = scenario.await.expect("the scenario can be played");
+    println!("{findings}");
+    assert_eq!(findings.verdict(), Verdict::Holds, "\n{findings}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_broken_by_random_faults() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let options = RunOptions {
+        seconds: 5,
+        seed: 1,
+        clients: 6,
+        small_log: false,
+        keep: false,
+    };
+    let findings = run(options).await.unwrap();
+    println!("{findings}");
+    // Too short to have everything happen: some of it cannot be told.
+    assert_ne!(findings.verdict(), Verdict::Broken, "\n{findings}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_after_the_leaders_death() {
+    holds(scenario::kill_leader(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_reports_survive_the_death_of_all_nodes() {
+    holds(scenario::kill_all(1, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_openings_end_together_on_time() {
+    holds(scenario::many_due(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opening_is_seen_elsewhere_at_once() {
+    holds(scenario::visibility(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_told_to_stop_hands_over() {
+    holds(scenario::sigterm()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_replaced_and_one_without_its_data_is_refused() {
+    holds(scenario::membership()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_wall_clock_moves_no_timer() {
+    if scenario::library().is_none() {
+        println!("SKIPPED: libfaketime is not installed (Debian: apt-get install faketime)");
+        return;
+    }
+    holds(scenario::faketime()).await;
+}
