@@ -86,7 +86,7 @@ fn many(script: &mut Script, arguments: &mut Arguments<'_>) -> Result<String> {
 }
 
 /// What only reads.
-fn look(script: &mut Script, command: &str, arguments: &mut Arguments<'_>) -> Result<String> {
+fn look(script: &Script, command: &str, arguments: &mut Arguments<'_>) -> Result<String> {
     let machine = &script.machine;
     match command {
         "status" => Ok(match machine.status(&name(arguments.required("the circuit")?)) {
