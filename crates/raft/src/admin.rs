@@ -14,6 +14,7 @@ use pb::membership_change::Kind;
 use crate::errors::AdminError;
 use crate::inner::Inner;
 use crate::origin::hello;
+use crate::state_store::Standing;
 use crate::types::{Member, TypeConfig};
 
 /// A learner may be this many entries behind and still become a voter.
@@ -67,20 +68,19 @@ impl Inner {
                 format!("node {id} belongs to another cluster: give it an empty data directory and a new id");
             return Err(AdminError::Refused(text));
         }
-        let membership = self.state.membership();
-        if let Some(member) = membership.membership().get_node(&id) {
-            return if member.incarnation == other.incarnation {
-                Ok(id)
-            } else {
-                Err(AdminError::Refused(format!(
+        match self.state.standing(id) {
+            Standing::Member(member) if member.incarnation == other.incarnation => return Ok(id),
+            Standing::Member(_) => {
+                return Err(AdminError::Refused(format!(
                     "node {id} is a member already, with another data directory: remove it, and join under a new id"
-                )))
-            };
-        }
-        if self.state.was_member(id) {
-            let text =
-                format!("node {id} was a member once, and ids are never used again: give it a new one");
-            return Err(AdminError::Refused(text));
+                )));
+            }
+            Standing::Removed => {
+                let text =
+                    format!("node {id} was a member once, and ids are never used again: give it a new one");
+                return Err(AdminError::Refused(text));
+            }
+            Standing::Unknown => {}
         }
         let client_address = if change.client_address.is_empty() {
             other.client_address
@@ -150,15 +150,13 @@ impl Inner {
     }
 
     async fn remove(&self, id: u64) -> Result<u64, AdminError> {
+        match self.state.standing(id) {
+            Standing::Member(_) => {}
+            Standing::Removed => return Ok(id),
+            Standing::Unknown => return Err(AdminError::Refused(format!("node {id} is no member"))),
+        }
         let membership = self.state.membership();
         let membership = membership.membership();
-        if membership.get_node(&id).is_none() {
-            return if self.state.was_member(id) {
-                Ok(id)
-            } else {
-                Err(AdminError::Refused(format!("node {id} is no member")))
-            };
-        }
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         if voters.contains(&id) {
             if voters.len() == 1 {

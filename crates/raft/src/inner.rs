@@ -29,7 +29,7 @@ use crate::origin;
 use crate::peers::{Peers, Shown};
 use crate::quorum::Quorum;
 use crate::reads::Reads;
-use crate::state_store::{SharedState, StateStore};
+use crate::state_store::{SharedState, Standing, StateStore};
 use crate::status::{Applied, Leadership};
 use crate::types::{Incarnation, TypeConfig};
 
@@ -249,12 +249,7 @@ pub(crate) async fn observe(node: Arc<Inner>) {
         {
             node.fail(format!("consensus has failed on this node: {fatal}"));
         }
-        let removed = {
-            let membership = node.state.membership();
-            let me = node.options.node_id;
-            membership.membership().get_node(&me).is_none() && node.state.was_member(me)
-        };
-        if removed {
+        if node.state.standing(node.options.node_id) == Standing::Removed {
             node.fail("this node was removed from the cluster; to come back, it needs an empty data directory and a new id".into());
         }
         tokio::select! {

@@ -110,7 +110,12 @@ impl Cluster {
     /// # Errors
     /// Never, for addresses made here.
     pub fn connect(&self) -> anyhow::Result<Nodes> {
-        Nodes::new(self.nodes.iter().map(|node| node.spec.client))
+        Nodes::new(self.addresses())
+    }
+
+    /// Where the nodes serve clients, by position.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.spec.client).collect()
     }
 
     /// What each node says of itself; `None`: it does not answer.

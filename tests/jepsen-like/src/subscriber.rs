@@ -1,6 +1,7 @@
 //! One subscriber to all events, that resumes with its cursor wherever it can.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use brama_proto::v1::subscribe_request::From as Start;
 use brama_proto::v1::subscribe_response::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -31,6 +33,8 @@ pub struct Subscriber {
     /// Position of the node that it prefers.
     home: usize,
     nodes: Nodes,
+    /// Where the nodes are, if that changes.
+    addresses: Option<watch::Receiver<Vec<SocketAddr>>>,
     ledger: Arc<Ledger>,
     rng: StdRng,
     cursor: Option<String>,
@@ -46,6 +50,7 @@ impl Subscriber {
             id,
             home,
             nodes,
+            addresses: None,
             ledger,
             rng: StdRng::seed_from_u64(seed ^ 0x5ab5_c71b ^ u64::from(id)),
             cursor: None,
@@ -60,6 +65,13 @@ impl Subscriber {
         self
     }
 
+    /// Tells it of nodes that come later.
+    #[must_use]
+    pub fn that_learns_of(mut self, addresses: watch::Receiver<Vec<SocketAddr>>) -> Self {
+        self.addresses = Some(addresses);
+        self
+    }
+
     /// Subscribes until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         stop.run_until_cancelled(async {
@@ -69,6 +81,7 @@ impl Subscriber {
                 self.ledger.reconnected(self.id);
                 let pause = if self.lazy { AWAY } else { PAUSE };
                 tokio::time::sleep(pause).await;
+                self.learn();
                 node = if self.rng.random_bool(ELSEWHERE) {
                     self.rng.random_range(0..self.nodes.len())
                 } else {
@@ -77,6 +90,21 @@ impl Subscriber {
             }
         })
         .await;
+    }
+
+    fn learn(&mut self) {
+        let Some(addresses) = &mut self.addresses else {
+            return;
+        };
+        if addresses.has_changed().unwrap_or(false) {
+            let addresses = addresses.borrow_and_update().clone();
+            match Nodes::new(addresses) {
+                Ok(nodes) => self.nodes = nodes,
+                Err(error) => self
+                    .ledger
+                    .broken("G7", format!("an address that is none: {error:#}")),
+            }
+        }
     }
 
     /// Takes what comes from one node until it ends.

@@ -5,6 +5,8 @@
 //! to a temporary file, fsync, rename, fsync of the folder. Only then does openraft hear of it and purge the log that it covers.
 
 mod snapshot_file;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,7 +25,7 @@ use brama_core::{Machine, codec};
 
 use crate::clock::ClusterClock;
 use crate::status::Applied;
-use crate::types::{Answers, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::types::{Answers, LogId, Member, SnapshotMeta, StoredMembership, TypeConfig};
 
 pub use snapshot_file::SnapshotFileError;
 pub(crate) use snapshot_file::{IncomingSnapshot, SnapshotFile};
@@ -47,6 +49,17 @@ pub(crate) struct SnapshotHead {
 pub(crate) struct SharedState {
     inner: Arc<RwLock<Inner>>,
     applied: watch::Sender<Applied>,
+}
+
+/// See [`SharedState::standing`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Voter or learner.
+    Member(Member),
+    /// It was one, and its id is never used again.
+    Removed,
+    /// It never was, as far as is applied here.
+    Unknown,
 }
 
 struct Inner {
@@ -76,9 +89,14 @@ impl SharedState {
         )
     }
 
-    /// Whether this node id was ever a member.
-    pub(crate) fn was_member(&self, id: u64) -> bool {
-        self.inner.read().ever_members.contains(&id)
+    /// What the applied log says of this node id. One look: of two, an entry may be applied between them.
+    pub(crate) fn standing(&self, id: u64) -> Standing {
+        let inner = self.inner.read();
+        match inner.membership.membership().get_node(&id) {
+            Some(member) => Standing::Member(member.clone()),
+            None if inner.ever_members.contains(&id) => Standing::Removed,
+            None => Standing::Unknown,
+        }
     }
 
     /// The membership of the newest applied membership entry.

@@ -1,11 +1,13 @@
 //! What every scenario stands on: a cluster, one subscriber a node, a history, and the comparison of both in the end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use brama_proto::v1;
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +35,7 @@ pub(super) struct Stage {
     pub(super) circuits: Arc<Circuits>,
     pub(super) history: Arc<History>,
     pub(super) ledger: Arc<Ledger>,
+    addresses: watch::Sender<Vec<SocketAddr>>,
     watching: CancellationToken,
     watchers: JoinSet<()>,
 }
@@ -44,6 +47,7 @@ impl Stage {
         let clock = Clock::start();
         let mut stage = Self {
             nodes: cluster.connect()?,
+            addresses: watch::Sender::new(cluster.addresses()),
             cluster,
             clock,
             circuits: Arc::new(circuits),
@@ -54,15 +58,17 @@ impl Stage {
         };
         for home in 0..stage.nodes.len() {
             let id = u32::try_from(home)? + 1;
-            let subscriber = Subscriber::new(id, home, stage.cluster.connect()?, stage.ledger.clone(), 0);
+            let subscriber = Subscriber::new(id, home, stage.cluster.connect()?, stage.ledger.clone(), 0)
+                .that_learns_of(stage.addresses.subscribe());
             stage.watchers.spawn(subscriber.run(stage.watching.clone()));
         }
         stage.register_all().await?;
         Ok(stage)
     }
 
-    /// Connections to all nodes that there are by now.
+    /// Connections to all nodes that there are by now; subscribers learn of them too.
     pub(super) fn reconnect(&mut self) -> anyhow::Result<()> {
+        self.addresses.send_replace(self.cluster.addresses());
         self.nodes = self.cluster.connect()?;
         Ok(())
     }

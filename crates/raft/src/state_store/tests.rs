@@ -1,0 +1,93 @@
+//! What the applied log says of members, to readers who ask while it is applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use openraft::vote::RaftLeaderIdExt as _;
+use openraft::{EntryPayload, Membership};
+
+use super::{SharedState, Standing, StateStore};
+use crate::clock::ClusterClock;
+use crate::options::TimeSource;
+use crate::types::{Entry, Incarnation, LeaderId, LogId, Member};
+
+const NEW: u64 = 6;
+
+/// Time plays no part here.
+struct NoTime;
+
+impl TimeSource for NoTime {
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn wall(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+fn store() -> (tempfile::TempDir, StateStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ClusterClock::new(Arc::new(NoTime));
+    let store = StateStore::open(folder.path().to_owned(), clock).unwrap();
+    (folder, store)
+}
+
+fn member(id: u64) -> Member {
+    Member {
+        peer_address: format!("10.0.0.{id}:7411"),
+        client_address: format!("10.0.0.{id}:7401"),
+        incarnation: Incarnation(id.into()),
+    }
+}
+
+fn apply(store: &StateStore, index: u64, voters: &[u64], learners: &[u64]) {
+    let nodes: BTreeMap<u64, Member> = voters
+        .iter()
+        .chain(learners)
+        .map(|id| (*id, member(*id)))
+        .collect();
+    let voters: BTreeSet<u64> = voters.iter().copied().collect();
+    let membership = Membership::new(vec![voters], nodes).unwrap();
+    let entry = Entry {
+        log_id: LogId::new(LeaderId::new_committed(1, 1), index),
+        payload: EntryPayload::Membership(membership),
+    };
+    store.apply_one((entry, None)).unwrap();
+}
+
+#[test]
+fn an_id_is_unknown_then_a_member_then_removed() {
+    let (_folder, store) = store();
+    let shared = store.shared();
+    assert_eq!(shared.standing(NEW), Standing::Unknown);
+    apply(&store, 1, &[1], &[]);
+    assert_eq!(shared.standing(NEW), Standing::Unknown);
+    apply(&store, 2, &[1], &[NEW]);
+    assert_eq!(shared.standing(NEW), Standing::Member(member(NEW)));
+    apply(&store, 3, &[1], &[]);
+    assert_eq!(shared.standing(NEW), Standing::Removed);
+}
+
+/// Found by replacing all nodes of a cluster: a node that caught up took itself for removed when it became a member between two looks.
+#[test]
+fn who_becomes_a_member_is_never_seen_as_removed() {
+    for _ in 0..300 {
+        let (_folder, store) = store();
+        let done = Arc::new(AtomicBool::new(false));
+        let watch = {
+            let (shared, done): (SharedState, _) = (store.shared(), done.clone());
+            std::thread::spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    assert_ne!(shared.standing(NEW), Standing::Removed);
+                }
+            })
+        };
+        apply(&store, 1, &[1, 2, 3], &[]);
+        apply(&store, 2, &[1, 2, 3], &[NEW]);
+        apply(&store, 3, &[1, 2, 3, NEW], &[]);
+        done.store(true, Ordering::Relaxed);
+        watch.join().unwrap();
+    }
+}
