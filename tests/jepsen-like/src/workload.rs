@@ -38,6 +38,11 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 /// Sequence numbers that a client uses of one session before it begins another.
 const BATCHES_PER_SESSION: u64 = 200;
 
+/// Every fourth circuit is seldom reported on or acted on by hand, so that its probes get to run out.
+fn is_quiet(circuit: CircuitIndex) -> bool {
+    circuit.is_multiple_of(4)
+}
+
 /// What kinds of operations a client chooses from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mix {
@@ -111,6 +116,7 @@ impl Client {
                 0..50 => self.report_something().await,
                 50..70 => self.probe(circuit).await,
                 70..76 => self.open(circuit).await,
+                76..84 if is_quiet(circuit) => self.probe(circuit).await,
                 76..80 => self.close(circuit).await,
                 80..84 => self.reset(circuit).await,
                 84..96 => self.status(circuit).await,
@@ -168,7 +174,7 @@ impl Client {
     async fn report_something(&mut self) {
         let items = (0..self.rng.random_range(1..=4))
             .map(|_| {
-                let circuit = self.rng.random_range(0..self.circuits.len());
+                let circuit = self.reported_circuit();
                 let length = self.rng.random_range(1..=5);
                 let outcomes = match self.rng.random_range(0..10) {
                     0..4 => "F".repeat(length),
@@ -188,6 +194,16 @@ impl Client {
             })
             .collect();
         self.report(items).await;
+    }
+
+    /// Seldom a quiet one.
+    fn reported_circuit(&mut self) -> CircuitIndex {
+        let circuit = self.rng.random_range(0..self.circuits.len());
+        if self.mix == Mix::Everything && is_quiet(circuit) && self.rng.random_bool(0.9) {
+            (circuit + 1) % self.circuits.len()
+        } else {
+            circuit
+        }
     }
 
     /// Reports one batch until it is acknowledged, or patience is over.
@@ -280,7 +296,8 @@ impl Client {
         let Ok(response) = answered else { return };
         self.generations[circuit] = Some(response.generation);
         // Some probes are never heard of again, and give their place back after a while.
-        if response.permit_id.is_empty() || self.rng.random_bool(0.4) {
+        let forgets = if is_quiet(circuit) { 0.8 } else { 0.4 };
+        if response.permit_id.is_empty() || self.rng.random_bool(forgets) {
             return;
         }
         let thinking = Duration::from_millis(self.rng.random_range(0..200));
