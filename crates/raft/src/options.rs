@@ -57,9 +57,10 @@ pub enum Origin {
 /// Times of the Raft protocol.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Shortest election timeout.
+    /// Shortest election timeout: how long a follower hears nothing before it wants an election. Three quarters of the longest, if
+    /// that is more.
     pub election_min: Duration,
-    /// Longest election timeout.
+    /// Longest election timeout; at least five times `heartbeat`.
     pub election_max: Duration,
     /// Time between heartbeats.
     pub heartbeat: Duration,
@@ -74,13 +75,22 @@ pub trait TimeSource: Send + Sync + 'static {
 }
 
 /// The same for openraft.
+///
+/// An openraft follower first lets its leader's lease run out, which is as long as openraft's longest election timeout, and only then
+/// waits for its election timeout. So both are half as long as [`Timing`] says, and their sum is what it says: a follower wants an
+/// election when it has heard nothing for a time between three quarters of `election_max` (or `election_min`, if that is more) and
+/// `election_max`.
 pub(crate) fn raft_config(options: &Options) -> Result<openraft::Config, StartError> {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let election_max = ms(options.timing.election_max);
+    let lease = election_max / 2;
+    let after_lease = ms(options.timing.election_min)
+        .saturating_sub(lease)
+        .max(lease / 2);
     let config = openraft::Config {
         cluster_name: options.cluster_name.clone(),
-        election_timeout_min: ms(options.timing.election_min),
-        election_timeout_max: election_max,
+        election_timeout_min: after_lease,
+        election_timeout_max: lease,
         heartbeat_interval: ms(options.timing.heartbeat),
         enable_pre_vote: Some(true),
         // Without it a leader that holds a lease from one side can block a majority that cannot hear it (openraft#2080).

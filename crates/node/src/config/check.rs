@@ -248,6 +248,10 @@ impl Checker<'_> {
             let text = "must be longer than raft.election_timeout_min and at most 60s";
             return Err(self.invalid("raft.election_timeout_max", text));
         }
+        if raft.election_timeout_max < 5 * raft.heartbeat_interval {
+            let text = "must be at least five times raft.heartbeat_interval";
+            return Err(self.invalid("raft.election_timeout_max", text));
+        }
         if raft.snapshot_every == 0 {
             return Err(self.invalid("raft.snapshot_every", "must be at least 1"));
         }

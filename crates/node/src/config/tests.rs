@@ -406,6 +406,17 @@ fn listening_everywhere_needs_an_address_to_tell() {
 }
 
 #[test]
+fn the_times_of_consensus_fit_together() {
+    let text = refusal(MINIMAL, &[], &[("raft.heartbeat_interval", "240ms")]);
+    assert!(
+        text.contains(
+            "raft.election_timeout_max (default) must be at least five times raft.heartbeat_interval"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
 fn the_example_files_are_good() {
     for id in 1..=3 {
         let path = format!("{}/../../config/node{id}.toml", env!("CARGO_MANIFEST_DIR"));
