@@ -8,7 +8,7 @@ use std::future::pending;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use brama_client::{CallError, Circuit, Classified, Policy, StateName};
+use brama_client::{CallError, Circuit, Classified, Policy, StateName, Totals};
 use support::{Cluster, fragile, within};
 
 async fn fails() -> Result<(), String> {
@@ -183,6 +183,38 @@ async fn a_probe_that_is_dropped_or_panics_gives_its_place_back() {
     circuit.call(works()).await.unwrap();
     client.flush().await.unwrap();
     until(&circuit, StateName::Closed).await;
+    cluster.stop().await;
+}
+
+/// A call has a scope, tells of every end that it can come to, and asks once.
+#[tokio::test(flavor = "multi_thread")]
+async fn defect_27_a_call_knows_its_scope_and_tells_of_every_end() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client(1);
+    let (mine, other) = (client.scoped("shop", "search"), client.scoped("blog", "search"));
+    for circuit in [&mine, &other] {
+        circuit.register(Policy::default()).await.unwrap();
+    }
+    mine.call(works()).await.unwrap();
+    mine.call(fails()).await.unwrap_err();
+    // A timeout around the call drops it; a panic unwinds it.
+    let dropped = mine.call(pending::<Result<(), String>>());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), dropped)
+            .await
+            .is_err()
+    );
+    let panicking = mine.clone();
+    let panicked = tokio::spawn(async move {
+        panicking
+            .call(async { panic!("on purpose") as Result<(), String> })
+            .await
+    });
+    assert!(within("the panic", panicked).await.unwrap_err().is_panic());
+    client.flush().await.unwrap();
+    let totals = mine.status().await.unwrap().totals;
+    assert_eq!((totals.successes, totals.failures, totals.ignored), (1, 1, 2));
+    assert_eq!(other.status().await.unwrap().totals, Totals::default());
     cluster.stop().await;
 }
 

@@ -500,6 +500,28 @@ fn defect_28_no_failures_are_no_failures() {
 }
 
 /// Not in the list, but its like: what is registered anew is not what was there, and no late report is mistaken for its own.
+/// The specified `set_expiry!` and `disable_expiry!`, and totals.
+#[test]
+fn defect_29_an_expiry_can_be_set_and_disabled_and_outcomes_are_totalled() {
+    let mut driver = Driver::new();
+    driver.ok(register("a", lasting(1000)));
+    let expiry = |expiry| Policy {
+        expiry: Some(expiry),
+        ..Policy::default()
+    };
+    driver.ok(configure(Some("a"), expiry(Expiry::Never)));
+    driver.outcomes("a", "SF");
+    assert_eq!(driver.status("a").expires_at, None);
+    driver.run(40 * 86_400_000);
+    assert_eq!(driver.status("a").state, StateName::Open);
+    driver.ok(reset("a"));
+    driver.ok(configure(Some("a"), expiry(Expiry::Ms(2000))));
+    driver.outcomes("a", "F");
+    assert_eq!(opening_ms(&driver, "a"), 2000);
+    let totals = driver.status("a").totals;
+    assert_eq!((totals.successes, totals.failures), (1, 2));
+}
+
 #[test]
 fn a_name_registered_again_repeats_no_generation() {
     let mut driver = Driver::new();

@@ -54,6 +54,36 @@ async fn defect_01_defaults_of_the_file_are_applied() {
 }
 
 /// There, `max_attempts: -3, expiry: "soon"` answered `:ok`, and the circuit never half-opened.
+/// There is one name for it, and it does what it says. (What is misspelt is refused where it can be seen: in files and on the command line.)
+#[tokio::test(flavor = "multi_thread")]
+async fn defect_09_the_expiry_of_an_opening_by_hand_is_honoured() {
+    let cluster = Cluster::start().await;
+    let name = name("by_hand");
+    cluster.register(0, &name, v1::Policy::default()).await;
+    for (i, expiry, lasts_ms) in [
+        (0, Some(ms(1234)), Some(1234)),
+        (1, None, Some(60_000)),
+        (2, Some(never()), None),
+    ] {
+        let request = v1::OpenCircuitRequest {
+            name: Some(name.clone()),
+            expiry,
+            ..Default::default()
+        };
+        let answer = cluster
+            .circuits(i)
+            .open_circuit(request)
+            .await
+            .unwrap()
+            .into_inner();
+        let circuit = answer.circuit.unwrap();
+        let opened = micros(&circuit.opened_at.unwrap());
+        let lasts = circuit.expires_at.map(|at| (micros(&at) - opened) / 1000);
+        assert_eq!(lasts, lasts_ms);
+    }
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn defect_12_a_bad_value_is_refused_and_the_good_one_beside_it_is_not_set() {
     let cluster = Cluster::start().await;
