@@ -1,0 +1,112 @@
+//! Register, call, share sessions, subscribe: `brama dev` in one terminal, this in another
+//! (`cargo run -p brama-client --example quickstart [ENDPOINT..]`). It is the program that docs/client.md takes apart.
+
+use std::error::Error;
+use std::time::Duration;
+
+use brama_client::{
+    CallError, Classified, Client, ClientEvent, Expiry, From, Item, Outcome, Policy, ReportError,
+    Subscription, WatchItem,
+};
+use futures::StreamExt;
+
+/// Stands for the call of a dependency.
+async fn charge(amount: u32) -> Result<&'static str, String> {
+    match amount {
+        0 => Err("400 nothing to pay".to_owned()),
+        1..100 => Ok("receipt"),
+        _ => Err("503 bank is closed".to_owned()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut endpoints: Vec<String> = std::env::args().skip(1).collect();
+    if endpoints.is_empty() {
+        endpoints = ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"]
+            .map(str::to_owned)
+            .to_vec();
+    }
+    let client = Client::builder()
+        .endpoints(endpoints)
+        .timeout(Duration::from_secs(3))
+        .connect()
+        .await?;
+    let payments = client.scoped("quickstart", "payment_api");
+
+    // Every replica does this when it starts; the first one makes the circuit, the others find it.
+    let policy = Policy {
+        max_attempts: Some(2),
+        expiry: Some(Expiry::Ms(500)),
+        ..Policy::default()
+    };
+    let registered = payments.register(policy).await?;
+    println!(
+        "registered: {}, created now: {}",
+        registered.circuit.state.name(),
+        registered.created
+    );
+
+    // From here on, all that happens to it.
+    let mut events = client
+        .subscribe(
+            Subscription::new()
+                .circuit(payments.name().clone())
+                .event("state_change")
+                .from(From::Now),
+        )
+        .await?;
+
+    // A wrong request is nobody's failure.
+    let classify = |result: &Result<&str, String>| match result {
+        Ok(_) => Classified::Success,
+        Err(error) if error.starts_with('4') => Classified::Ignore,
+        Err(error) => Classified::Failure(error.clone()),
+    };
+    for amount in [10, 0, 500, 500, 20] {
+        match payments.call_with(charge(amount), classify).await {
+            Ok(receipt) => println!("{amount}: paid, {receipt}"),
+            Err(CallError::Inner(error)) => println!("{amount}: {error}"),
+            Err(CallError::Rejected { retry_after, .. }) => {
+                println!("{amount}: not tried, again in {retry_after:?}")
+            }
+            Err(CallError::Cluster(error)) => println!("{amount}: could not ask whether to call: {error}"),
+        }
+        // Reports go in the background; waiting for them makes this program tell the same story each time.
+        client.flush().await?;
+    }
+
+    let mut cursor = None;
+    for _ in 0..2 {
+        if let Some(ClientEvent::Event { event, cursor: after }) = events.next().await.transpose()? {
+            println!("event {}: {}", event.revision, event.kind.name());
+            cursor = Some(after);
+        }
+    }
+    println!("to go on from there, in another process, at another node: {cursor:?}");
+
+    // Outcomes that were counted elsewhere, exactly once each.
+    let mut session = client.session();
+    let outcomes = vec![Item::of(payments.name().clone(), Outcome::Success)];
+    match session.report(outcomes).await {
+        Ok(reply) => println!("counted: {:?}", reply.items),
+        Err(ReportError::Pending(error)) => {
+            println!("still to be acknowledged, sent again with the next batch: {error}")
+        }
+        Err(error) => println!("not counted: {error}"),
+    }
+
+    // A picture, and what changes it.
+    let mut watch = client.watch([payments.name().clone()]).await?;
+    if let Some(WatchItem::Snapshot { circuits, revision }) = watch.next().await.transpose()? {
+        println!(
+            "at revision {revision}: {} is {}",
+            circuits[0].name,
+            circuits[0].state.name()
+        );
+    }
+
+    payments.unregister(Some("the example is over")).await?;
+    println!("all reports sent: {}", client.close().await);
+    Ok(())
+}
