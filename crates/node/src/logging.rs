@@ -48,13 +48,27 @@ fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseErr
         "error" => "error",
         _ => "warn",
     };
-    // openraft tells the end of each of these tasks as an error, also when it asked for it.
-    let heartbeats = "openraft::core::heartbeat::worker=off";
+    // openraft tells the end of each heartbeat task as an error, also when it asked for it, and warns of each attempt to reach a node
+    // that is away, of which `brama_raft` tells once.
+    let errors = if least == "off" { "off" } else { "error" };
+    let noise = if level.contains("openraft") {
+        String::new()
+    } else {
+        let of_replication = [
+            "replication",
+            "proposer::leader",
+            "engine::handler::replication_handler",
+        ];
+        let quiet: String = of_replication
+            .map(|module| format!("openraft::{module}={errors},"))
+            .concat();
+        format!("openraft::core::heartbeat::worker=off,{quiet}")
+    };
     let quiet: Vec<String> = CHATTY
         .iter()
         .map(|library| format!("{library}={least}"))
         .collect();
-    EnvFilter::try_new(format!("{heartbeats},{},{level}", quiet.join(",")))
+    EnvFilter::try_new(format!("{noise}{},{level}", quiet.join(",")))
 }
 
 #[cfg(test)]

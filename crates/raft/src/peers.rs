@@ -4,7 +4,8 @@
 //! somebody else refuses the call: a data directory that was wiped, copied or pointed at a wrong address can neither vote nor
 //! append.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(crate) struct Peers {
     from: u64,
     cluster: Arc<Mutex<Option<ClusterId>>>,
     channels: Arc<Mutex<HashMap<(String, Lane), Channel>>>,
+    /// Nodes that did not take log entries when they were last asked to.
+    away: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl Peers {
@@ -55,6 +58,25 @@ impl Peers {
             from,
             cluster: Arc::new(Mutex::new(cluster)),
             channels: Arc::default(),
+            away: Arc::default(),
+        }
+    }
+
+    /// Logs, once, that a node does not take log entries any more, and once that it does again.
+    pub(crate) fn tell(&self, id: u64, member: &Member, error: Option<&impl Display>) {
+        let mut away = self.away.lock();
+        match error {
+            Some(error) if away.insert(id) => {
+                tracing::warn!(node = id, address = member.peer_address, %error, "a node cannot be reached; it is tried again ten times a second");
+            }
+            None if away.remove(&id) => {
+                tracing::info!(
+                    node = id,
+                    address = member.peer_address,
+                    "the node is reached again"
+                );
+            }
+            _ => {}
         }
     }
 

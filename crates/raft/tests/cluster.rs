@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use brama_core::command::{ReportBatch, ReportItem, SessionStamp};
@@ -274,6 +275,39 @@ async fn a_node_joins_is_promoted_and_replaces_another() {
         .await;
     assert!(matches!(again, Err(AdminError::Refused(_))), "{again:?}");
     cluster.stop().await;
+}
+
+/// Found by looking at the log of a node whose follower was dead: 15,000 lines a second, and half of a core.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_away_is_tried_some_times_a_second_not_thousands() {
+    let mut cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    cluster.down(away).await;
+    // Whoever connects there is counted, and cut off.
+    let listener = tokio::net::TcpListener::bind(cluster.options(away, cluster.origin()).peer_listen)
+        .await
+        .unwrap();
+    let attempts = AtomicU32::new(0);
+    let counting = async {
+        loop {
+            let _ = listener.accept().await.unwrap();
+            attempts.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let writing = async {
+        for n in 0..20 {
+            let command = register(&format!("circuit-{n}"), Policy::default());
+            cluster.replica(leader).propose(command, soon()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = counting => {}
+        () = writing => {}
+    }
+    let attempts = attempts.into_inner();
+    assert!((1..300).contains(&attempts), "{attempts} attempts in 2 s");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -126,6 +126,13 @@ impl NetStreamAppend<TypeConfig> for Connection {
         S: Stream<Item = AppendRequest> + openraft::OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            // openraft holds back the first request while it backs off from a node that is away. To connect before there is a request
+            // would be to try again at once, thousands of times a second.
+            let mut input = input;
+            let Some(first) = input.next().await else {
+                return Ok(Box::pin(futures::stream::empty()) as BoxStream<'s, _>);
+            };
+            let input = futures::stream::once(futures::future::ready(first)).chain(input);
             let mut client = self.client(self.lane)?;
             let quorum = self.quorum.clone();
             // A membership that cannot be written as JSON does not exist; should it, the stream ends and openraft starts anew.
@@ -133,10 +140,17 @@ impl NetStreamAppend<TypeConfig> for Connection {
                 .map(move |request| append_to_pb(request, quorum.leader_has_it()))
                 .take_while(|request| futures::future::ready(request.is_ok()));
             let requests = requests.filter_map(|request| futures::future::ready(request.ok()));
-            let responses = self.ask(option.hard_ttl(), client.append(requests)).await?;
-            let results = responses.map(|response| match response {
+            let opened = self.ask(option.hard_ttl(), client.append(requests)).await;
+            self.peers.tell(self.id, &self.member, opened.as_ref().err());
+            let peers = &self.peers;
+            let (id, member) = (self.id, &self.member);
+            let results = opened?.map(move |response| match response {
                 Ok(response) => append_result_from_pb(response).map_err(|error| malformed(&error)),
-                Err(status) => Err(rpc_error(&status)),
+                Err(status) => {
+                    let error = rpc_error(&status);
+                    peers.tell(id, member, Some(&error));
+                    Err(error)
+                }
             });
             Ok(Box::pin(results) as BoxStream<'s, _>)
         })
