@@ -10,12 +10,23 @@ use tokio::sync::Mutex;
 
 /// Each scenario has three processes and measures time: one after the other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+/// A busy machine can hide whether something is on time. Then nothing is broken, but nothing is shown either: it is played again.
+const TRIES: u32 = 3;
 
-async fn holds(scenario: impl Future<Output = anyhow::Result<Findings>>) {
+async fn holds<Played>(scenario: impl Fn() -> Played)
+where
+    Played: Future<Output = anyhow::Result<Findings>>,
+{
     let _turn = ONE_AT_A_TIME.lock().await;
-    let findings = scenario.await.expect("the scenario can be played");
-    println!("{findings}");
-    assert_eq!(findings.verdict(), Verdict::Holds, "\n{findings}");
+    for tried in 1..=TRIES {
+        let findings = scenario().await.expect("the scenario can be played");
+        println!("{findings}");
+        if findings.verdict() == Verdict::Unknown && tried < TRIES {
+            continue;
+        }
+        assert_eq!(findings.verdict(), Verdict::Holds, "\n{findings}");
+        return;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,32 +47,32 @@ async fn nothing_is_broken_by_random_faults() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_go_on_after_the_leaders_death() {
-    holds(scenario::kill_leader(2)).await;
+    holds(|| scenario::kill_leader(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_reports_survive_the_death_of_all_nodes() {
-    holds(scenario::kill_all(1, 1)).await;
+    holds(|| scenario::kill_all(1, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_openings_end_together_on_time() {
-    holds(scenario::many_due(100)).await;
+    holds(|| scenario::many_due(100)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_opening_is_seen_elsewhere_at_once() {
-    holds(scenario::visibility(20)).await;
+    holds(|| scenario::visibility(100)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_told_to_stop_hands_over() {
-    holds(scenario::sigterm()).await;
+    holds(scenario::sigterm).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_are_replaced_and_one_without_its_data_is_refused() {
-    holds(scenario::membership()).await;
+    holds(scenario::membership).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,5 +81,5 @@ async fn a_wrong_wall_clock_moves_no_timer() {
         println!("SKIPPED: libfaketime is not installed (Debian: apt-get install faketime)");
         return;
     }
-    holds(scenario::faketime()).await;
+    holds(scenario::faketime).await;
 }

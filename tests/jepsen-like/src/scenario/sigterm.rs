@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const GONE: Duration = Duration::from_secs(5);
 const BOUND: Micros = 1_000_000;
 
-/// Stops the leader of a cluster whose election timeouts are five times as long as writes may stop: so they cannot have waited for one.
+/// Stops the leader of a cluster whose election timeouts are three times as long as writes may stop: so they cannot have waited for one.
 ///
 /// # Errors
 /// When it could not be done.
@@ -22,8 +22,8 @@ pub async fn sigterm() -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
     let options = ClusterOptions {
         settings: vec![
-            ("raft", "election_timeout_min", "5s".into()),
-            ("raft", "election_timeout_max", "6s".into()),
+            ("raft", "election_timeout_min", "3s".into()),
+            ("raft", "election_timeout_max", "4s".into()),
         ],
         ..Default::default()
     };
@@ -51,7 +51,7 @@ pub async fn sigterm() -> anyhow::Result<Findings> {
         None => findings.broken("G12", format!("it was still there after {:?}", 2 * GONE)),
     }
     // Long enough that an election would show.
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let gap = pulse.longest_gap(told, stage.clock.now());
     pulse.stop().await?;
     findings.figure("longest without a write", show_ms(gap));
