@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use brama_faults::findings::{Findings, Verdict};
-use brama_faults::run::{RunOptions, run};
+use brama_faults::run::{Keep, RunOptions, run};
 use brama_faults::scenario;
 use clap::{Args, Parser, Subcommand};
 
@@ -99,7 +99,11 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
                 seed: args.seed.unwrap_or_else(random_seed),
                 clients: args.clients,
                 small_log: args.small_log,
-                keep: args.keep,
+                keep: if args.keep {
+                    Keep::Always
+                } else {
+                    Keep::UnlessItHolds
+                },
             };
             let small = if options.small_log { " --small-log" } else { "" };
             println!(

@@ -42,8 +42,19 @@ pub struct RunOptions {
     pub clients: u32,
     /// Snapshots every few entries and a short event log, so that both are installed and compacted in the run.
     pub small_log: bool,
-    /// Keep the folder of a run in which everything held, too.
-    pub keep: bool,
+    /// What becomes of the folder with history, events and logs.
+    pub keep: Keep,
+}
+
+/// When the folder of a run stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// When something is broken, or the run could not be done.
+    IfBroken,
+    /// Also when something could not be told.
+    UnlessItHolds,
+    /// Always.
+    Always,
 }
 
 /// Runs it, and says what was found.
@@ -65,10 +76,14 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Findings> {
         circuits,
     };
     let outcome = run.play().await;
-    let is_fine = matches!(&outcome, Ok(findings) if findings.verdict() == Verdict::Holds);
+    let keeps = match outcome.as_ref().map(Findings::verdict) {
+        Ok(Verdict::Holds) => options.keep == Keep::Always,
+        Ok(Verdict::Unknown) => options.keep != Keep::IfBroken,
+        Ok(Verdict::Broken) | Err(_) => true,
+    };
     let folder = run.cluster.folder().to_owned();
     if let Some(cluster) = Arc::get_mut(&mut run.cluster)
-        && (!is_fine || options.keep)
+        && keeps
     {
         cluster.keep_folder();
         println!("  history, events and logs: {}", folder.display());

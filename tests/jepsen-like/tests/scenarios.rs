@@ -4,7 +4,7 @@
 use std::future::Future;
 
 use brama_faults::findings::{Findings, Verdict};
-use brama_faults::run::{RunOptions, run};
+use brama_faults::run::{Keep, RunOptions, run};
 use brama_faults::scenario;
 use tokio::sync::Mutex;
 
@@ -37,7 +37,7 @@ async fn nothing_is_broken_by_random_faults() {
         seed: 1,
         clients: 6,
         small_log: false,
-        keep: false,
+        keep: Keep::IfBroken,
     };
     let findings = run(options).await.unwrap();
     println!("{findings}");
