@@ -499,7 +499,6 @@ fn defect_28_no_failures_are_no_failures() {
     assert_eq!(driver.event_names(), ["registration"]);
 }
 
-/// Not in the list, but its like: what is registered anew is not what was there, and no late report is mistaken for its own.
 /// The specified `set_expiry!` and `disable_expiry!`, and totals.
 #[test]
 fn defect_29_an_expiry_can_be_set_and_disabled_and_outcomes_are_totalled() {
@@ -522,6 +521,7 @@ fn defect_29_an_expiry_can_be_set_and_disabled_and_outcomes_are_totalled() {
     assert_eq!((totals.successes, totals.failures), (1, 2));
 }
 
+/// Not in the list, but its like: what is registered anew is not what was there, and no late report is mistaken for its own.
 #[test]
 fn a_name_registered_again_repeats_no_generation() {
     let mut driver = Driver::new();

@@ -53,7 +53,6 @@ async fn defect_01_defaults_of_the_file_are_applied() {
     cluster.stop().await;
 }
 
-/// There, `max_attempts: -3, expiry: "soon"` answered `:ok`, and the circuit never half-opened.
 /// There is one name for it, and it does what it says. (What is misspelt is refused where it can be seen: in files and on the command line.)
 #[tokio::test(flavor = "multi_thread")]
 async fn defect_09_the_expiry_of_an_opening_by_hand_is_honoured() {
@@ -84,6 +83,7 @@ async fn defect_09_the_expiry_of_an_opening_by_hand_is_honoured() {
     cluster.stop().await;
 }
 
+/// There, `max_attempts: -3, expiry: "soon"` answered `:ok`, and the circuit never half-opened.
 #[tokio::test(flavor = "multi_thread")]
 async fn defect_12_a_bad_value_is_refused_and_the_good_one_beside_it_is_not_set() {
     let cluster = Cluster::start().await;

@@ -148,7 +148,7 @@ async fn set_clock(node: &Inner) -> bool {
                 ClusterTime::from_micros(wall.as_micros() + at.elapsed().as_micros() as u64)
             };
             let median = median(&mut walls.iter().map(aged).collect::<Vec<_>>());
-            tracing::info!(%applied, %median, clocks = walls.len(), "the whole cluster was down: taking the median of its wall clocks");
+            tracing::info!(%applied, %median, clocks = walls.len(), "no node has a running clock: the cluster is new, or was down as a whole; taking the median of its wall clocks");
             node.clock.heard(median.max(applied));
         }
         None => return false,
