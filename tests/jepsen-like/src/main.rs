@@ -131,7 +131,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
         }
         Command::Faketime => {
             println!("faketime");
-            scenario::faketime().await
+            scenario::faketime(scenario::Machine::Quiet).await
         }
         Command::Sigterm => {
             println!("sigterm");

@@ -52,7 +52,7 @@ async fn writes_go_on_after_the_leaders_death() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_reports_survive_the_death_of_all_nodes() {
-    holds(|| scenario::kill_all(1, 1)).await;
+    holds(|| scenario::kill_all(2, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,5 +81,5 @@ async fn a_wrong_wall_clock_moves_no_timer() {
         println!("SKIPPED: libfaketime is not installed (Debian: apt-get install faketime)");
         return;
     }
-    holds(scenario::faketime).await;
+    holds(|| scenario::faketime(scenario::Machine::Busy)).await;
 }

@@ -20,7 +20,7 @@ mod sigterm;
 mod stage;
 mod visibility;
 
-pub use faketime::{faketime, library};
+pub use faketime::{Machine, faketime, library};
 pub use kill_all::kill_all;
 pub use kill_leader::kill_leader;
 pub use many_due::many_due;
