@@ -36,6 +36,8 @@ use crate::types::{Incarnation, TypeConfig};
 /// openraft, as this crate uses it.
 pub(crate) type RaftHandle = openraft::Raft<TypeConfig, StateStore>;
 
+/// A command is not tried again when less time than this is left for it.
+const LAST_ATTEMPT: Duration = Duration::from_millis(50);
 /// How long a caller waits before it asks again who leads, if nothing tells it earlier.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// How often the leader looks whether it still has a majority.
@@ -101,7 +103,8 @@ impl Inner {
             })
     }
 
-    /// Waits until it makes sense to ask again; false once the deadline is over.
+    /// Waits until it makes sense to ask again; false once there is no time left for that: an attempt that the deadline ends is one whose
+    /// outcome nobody knows.
     pub(crate) async fn wait_for_a_leader(&self, deadline: Instant) -> bool {
         let mut leadership = self.leadership.clone();
         let mut leader = self.leader.subscribe();
@@ -111,13 +114,14 @@ impl Inner {
         } else {
             RETRY_EVERY
         };
+        let last_attempt = deadline.checked_sub(LAST_ATTEMPT).unwrap_or(deadline);
         tokio::select! {
             () = self.closing.cancelled() => {}
             _ = leadership.changed() => {}
             _ = leader.changed() => {}
-            () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => {}
+            () = tokio::time::sleep_until(last_attempt.min(Instant::now() + pause)) => {}
         }
-        Instant::now() < deadline
+        Instant::now() < last_attempt
     }
 
     /// Checks the card of a calling node.
