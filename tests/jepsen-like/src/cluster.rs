@@ -47,7 +47,17 @@ impl Cluster {
     /// # Errors
     /// When there is no binary, or it does not become a cluster in time.
     pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("brama-faults-").tempdir()?;
+        Self::start_in(&std::env::temp_dir(), options).await
+    }
+
+    /// The same, with its folder in `under`: on the disk that is meant.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn start_in(under: &Path, options: ClusterOptions) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("brama-faults-")
+            .tempdir_in(under)?;
         let mut cluster = Self {
             nodes: Vec::new(),
             folder,
@@ -281,7 +291,11 @@ fn find_binary() -> anyhow::Result<PathBuf> {
     })
 }
 
-fn free_address(taken: &[SocketAddr]) -> anyhow::Result<SocketAddr> {
+/// A port of this machine that nobody listens on, and that is none of `taken`.
+///
+/// # Errors
+/// When there is none.
+pub fn free_address(taken: &[SocketAddr]) -> anyhow::Result<SocketAddr> {
     let mut rng = rand::rng();
     for _ in 0..1000 {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, rng.random_range(PORTS)));

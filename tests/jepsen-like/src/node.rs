@@ -234,6 +234,14 @@ impl Node {
         })
     }
 
+    /// The number of the process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        match &*self.state.lock() {
+            State::Running(child) | State::Paused(child) | State::Dying(child) => child.id(),
+            State::Down | State::Ended(_) => None,
+        }
+    }
+
     /// Whether it runs and is not paused.
     pub fn is_up(&self) -> bool {
         matches!(*self.state.lock(), State::Running(_))

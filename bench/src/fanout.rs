@@ -1,0 +1,228 @@
+//! Fan-out: one circuit changes so many times a second, and so many subscribers, each on a connection of its own, hear of each change.
+//!
+//! Latency counts from when the change should have been sent. A change carries its number: in the reason of the report, or in the value of the key.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use brama_proto::v1;
+use brama_proto::v1::circuits_client::CircuitsClient;
+use futures::StreamExt;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+
+use crate::connect;
+use crate::cpu;
+use crate::figures::{Figures, Latencies};
+use crate::operations::{circuit, key};
+use crate::pb::etcd;
+use crate::pb::etcd::kv_client::KvClient;
+use crate::pb::etcd::watch_client::WatchClient;
+use crate::pb::told::Told;
+use crate::system::Kind;
+
+/// How long a change may take to reach the last subscriber before it counts as missing.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The circuit that changes.
+const CIRCUIT: u64 = 0;
+
+/// When each change should have been sent, and how many know of it.
+struct Board {
+    begin: Instant,
+    rate: f64,
+    subscribers: u32,
+    /// Changes before this are not measured.
+    first: u64,
+    told: Vec<AtomicU32>,
+    each: Latencies,
+    last: Latencies,
+    delivered: AtomicU64,
+}
+
+impl Board {
+    fn intended(&self, change: u64) -> Instant {
+        self.begin + Duration::from_secs_f64(change as f64 / self.rate)
+    }
+
+    fn tell(&self, change: u64) {
+        let Some(told) = self.told.get(usize::try_from(change).unwrap_or(usize::MAX)) else {
+            return;
+        };
+        let told = told.fetch_add(1, Ordering::Relaxed) + 1;
+        if change < self.first {
+            return;
+        }
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+        let late = self.intended(change).elapsed();
+        self.each.record(late);
+        if told == self.subscribers {
+            self.last.record(late);
+        }
+    }
+}
+
+/// Measures `rate` changes a second to `subscribers`.
+///
+/// # Errors
+/// When subscribers cannot subscribe or a change is refused.
+pub(crate) async fn measure(
+    kind: Kind,
+    addresses: &[SocketAddr],
+    subscribers: u32,
+    rate: f64,
+    how_long: Duration,
+    pids: &[u32],
+) -> anyhow::Result<Figures> {
+    let warm_up = Duration::from_secs(1);
+    let changes = ((how_long + warm_up).as_secs_f64() * rate) as u64;
+    let first = (warm_up.as_secs_f64() * rate) as u64;
+    // Subscribers first; the clock starts when all of them are there.
+    let (start, board) = tokio::sync::watch::channel(None::<Arc<Board>>);
+    let mut streams = JoinSet::new();
+    let mut opened = Vec::new();
+    for n in 0..subscribers {
+        let address = addresses[n as usize % addresses.len()];
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        opened.push(is_ready);
+        let board = board.clone();
+        streams.spawn(async move {
+            let outcome = match kind {
+                Kind::Brama => subscribe(address, ready, board).await,
+                Kind::Etcd => watch(address, ready, board).await,
+            };
+            if let Err(error) = outcome {
+                eprintln!("    a subscriber failed: {error:#}");
+            }
+        });
+        if n % 50 == 49 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    for each in opened {
+        tokio::time::timeout(PATIENCE, each).await??;
+    }
+    let board = Arc::new(Board {
+        begin: Instant::now() + Duration::from_millis(500),
+        rate,
+        subscribers,
+        first,
+        told: (0..changes).map(|_| AtomicU32::new(0)).collect(),
+        each: Latencies::new(),
+        last: Latencies::new(),
+        delivered: AtomicU64::new(0),
+    });
+    start.send_replace(Some(board.clone()));
+    let errors = Arc::new(AtomicU64::new(0));
+    let channels = connect::spread(addresses, 16)?;
+    let mut writes = JoinSet::new();
+    let mut server = Duration::ZERO;
+    for change in 0..changes {
+        let intended = board.intended(change);
+        if intended > Instant::now() {
+            tokio::time::sleep_until(intended).await;
+        }
+        if change == first {
+            server = cpu::time(pids);
+        }
+        let channel = channels[change as usize % channels.len()].clone();
+        let errors = errors.clone();
+        writes.spawn(async move {
+            if write(kind, channel, change).await.is_err() {
+                errors.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        while writes.try_join_next().is_some() {}
+    }
+    writes.join_all().await;
+    let expected = (changes - first) * u64::from(subscribers);
+    let deadline = Instant::now() + PATIENCE;
+    while board.delivered.load(Ordering::Relaxed) < expected && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let took = board.intended(first).elapsed();
+    let server = cpu::time(pids).saturating_sub(server);
+    streams.abort_all();
+    let mut figures = Figures::new(&board.each, took, server, errors.load(Ordering::Relaxed));
+    figures.last_told_ms = Some((board.last.quantile_ms(0.5), board.last.quantile_ms(0.99)));
+    figures.missing = Some(expected.saturating_sub(board.delivered.load(Ordering::Relaxed)));
+    Ok(figures)
+}
+
+async fn write(kind: Kind, channel: Channel, change: u64) -> Result<(), tonic::Status> {
+    match kind {
+        Kind::Brama => {
+            let request = v1::FailureRequest {
+                name: Some(circuit(CIRCUIT)),
+                reason: Some(change.to_string()),
+                ..Default::default()
+            };
+            CircuitsClient::new(channel).failure(request).await?;
+        }
+        Kind::Etcd => {
+            let request = etcd::PutRequest {
+                key: key(CIRCUIT),
+                value: change.to_string().into_bytes(),
+            };
+            KvClient::new(channel).put(request).await?;
+        }
+    }
+    Ok(())
+}
+
+type Ready = tokio::sync::oneshot::Sender<()>;
+type Start = tokio::sync::watch::Receiver<Option<Arc<Board>>>;
+
+async fn subscribe(address: SocketAddr, ready: Ready, mut start: Start) -> anyhow::Result<()> {
+    let mut client = Grpc::new(connect::lazy(address)?);
+    client.ready().await?;
+    let request = tonic::Request::new(v1::SubscribeRequest {
+        names: vec![circuit(CIRCUIT)],
+        ..Default::default()
+    });
+    let path = PathAndQuery::from_static("/brama.v1.Events/Subscribe");
+    let codec = tonic_prost::ProstCodec::<v1::SubscribeRequest, Told>::default();
+    let mut messages = client.server_streaming(request, path, codec).await?.into_inner();
+    // The first message says from where it goes on.
+    messages.message().await?;
+    let _ = ready.send(());
+    let board = wait(&mut start).await?;
+    while let Some(message) = messages.next().await {
+        if let Some(event) = message?.event
+            && let Ok(change) = event.reason.parse()
+        {
+            board.tell(change);
+        }
+    }
+    Ok(())
+}
+
+async fn watch(address: SocketAddr, ready: Ready, mut start: Start) -> anyhow::Result<()> {
+    let mut client = WatchClient::new(connect::lazy(address)?);
+    let create = etcd::WatchRequest {
+        create_request: Some(etcd::WatchCreateRequest { key: key(CIRCUIT) }),
+    };
+    let requests = futures::stream::once(async { create }).chain(futures::stream::pending());
+    let mut messages = client.watch(requests).await?.into_inner();
+    messages.message().await?;
+    let _ = ready.send(());
+    let board = wait(&mut start).await?;
+    while let Some(message) = messages.message().await? {
+        for event in message.events {
+            let value = event.kv.map(|kv| kv.value).unwrap_or_default();
+            if let Ok(change) = String::from_utf8_lossy(&value).parse() {
+                board.tell(change);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn wait(start: &mut Start) -> anyhow::Result<Arc<Board>> {
+    let board = start.wait_for(Option::is_some).await?;
+    board.clone().ok_or_else(|| anyhow::anyhow!("nothing begins"))
+}
