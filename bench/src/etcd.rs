@@ -118,9 +118,26 @@ impl Etcd {
             .args(["--name", &node.name])
             .arg("--data-dir")
             .arg(folder)
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &members.join(","), "--logger", "zap", "--log-level", "warn"])
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
+            .args([
+                "--initial-cluster",
+                &members.join(","),
+                "--logger",
+                "zap",
+                "--log-level",
+                "warn",
+            ])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -139,7 +156,10 @@ impl Etcd {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.leader().await.is_none() {
             if Instant::now() > deadline {
-                bail!("etcd became no cluster; its logs are in {}", self.folder.path().display());
+                bail!(
+                    "etcd became no cluster; its logs are in {}",
+                    self.folder.path().display()
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -77,7 +77,11 @@ fn sync_of_three(folder: &Path, how_long: Duration) -> anyhow::Result<Duration> 
     });
     let mut medians = Vec::new();
     for writer in writers {
-        medians.push(writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??);
+        medians.push(
+            writer
+                .join()
+                .map_err(|_| anyhow::anyhow!("a writer panicked"))??,
+        );
     }
     medians.sort();
     Ok(medians[1])

@@ -59,12 +59,7 @@ pub(crate) async fn closed<O: Operation>(
 
 /// `rate` operations a second. Latency counts from when the operation should have begun: an answer that is late delays no question, and
 /// what a stall holds up counts in full (coordinated omission).
-pub(crate) async fn open<O: Operation>(
-    operation: O,
-    rate: f64,
-    how_long: Duration,
-    pids: &[u32],
-) -> Figures {
+pub(crate) async fn open<O: Operation>(operation: O, rate: f64, how_long: Duration, pids: &[u32]) -> Figures {
     let latencies = Arc::new(Latencies::new());
     let errors = Arc::new(AtomicU64::new(0));
     let begin = Instant::now();

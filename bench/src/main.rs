@@ -58,7 +58,9 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let runtime = if arguments.threads <= 1 {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
     } else {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(arguments.threads)
@@ -88,11 +90,16 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             let mut system = System::start(on, &arguments.data).await?;
             system.prepare(operations::MANY).await?;
             for workload in workloads {
-                let figures = workload.run(&mut system, Duration::from_secs_f64(seconds)).await?;
+                let figures = workload
+                    .run(&mut system, Duration::from_secs_f64(seconds))
+                    .await?;
                 println!("{}", workload::line(on, &workload, &figures));
             }
             let memory = cpu::resident_bytes(&system.pids());
-            println!("resident MiB: {:?}", memory.iter().map(|bytes| bytes >> 20).collect::<Vec<_>>());
+            println!(
+                "resident MiB: {:?}",
+                memory.iter().map(|bytes| bytes >> 20).collect::<Vec<_>>()
+            );
         }
     }
     Ok(())

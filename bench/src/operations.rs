@@ -140,7 +140,13 @@ impl Operation for Increment {
                     request_put: Some(put),
                 }],
             };
-            if client.txn(transaction).await.map_err(text)?.into_inner().succeeded {
+            if client
+                .txn(transaction)
+                .await
+                .map_err(text)?
+                .into_inner()
+                .succeeded
+            {
                 return Ok(());
             }
         }

@@ -39,7 +39,15 @@ pub(crate) async fn reports(
         // What does not divide evenly goes to the first ones.
         let window = in_flight / streams + usize::from(n < in_flight % streams);
         let (latencies, errors) = (latencies.clone(), errors.clone());
-        tasks.spawn(one_stream(channel, n, window, measure_from, end, latencies, errors));
+        tasks.spawn(one_stream(
+            channel,
+            n,
+            window,
+            measure_from,
+            end,
+            latencies,
+            errors,
+        ));
     }
     tokio::time::sleep_until(measure_from).await;
     let server = cpu::time(pids);
@@ -48,7 +56,12 @@ pub(crate) async fn reports(
     for done in tasks.join_all().await {
         done?;
     }
-    Ok(Figures::new(&latencies, how_long, server, errors.load(Ordering::Relaxed)))
+    Ok(Figures::new(
+        &latencies,
+        how_long,
+        server,
+        errors.load(Ordering::Relaxed),
+    ))
 }
 
 async fn one_stream(
@@ -79,7 +92,10 @@ async fn one_stream(
         begun.push_back(Instant::now());
     }
     let mut client = CircuitsClient::new(channel);
-    let mut answers = client.report_stream(ReceiverStream::new(receiver)).await?.into_inner();
+    let mut answers = client
+        .report_stream(ReceiverStream::new(receiver))
+        .await?
+        .into_inner();
     while let Some(answer) = answers.message().await? {
         let now = Instant::now();
         let Some(began) = begun.pop_front() else {

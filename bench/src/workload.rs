@@ -129,7 +129,15 @@ impl Workload {
                 load::open(operation, rate, how_long, &pids).await
             }
             (Self::Rate(rate), Kind::Etcd) => {
-                load::open(Put { channels: spread(16)? }, rate, how_long, &pids).await
+                load::open(
+                    Put {
+                        channels: spread(16)?,
+                    },
+                    rate,
+                    how_long,
+                    &pids,
+                )
+                .await
             }
             (Self::Fanout(subscribers, rate), kind) => {
                 fanout::measure(kind, &addresses, subscribers, rate, how_long, &pids).await?

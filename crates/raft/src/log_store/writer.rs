@@ -91,7 +91,14 @@ impl Writer {
                 tracing::error!(%error, "the log cannot be written any more");
                 self.tail.lock().fail(error);
             }
-            group.answer(&outcome, &self.tail);
+            let durable = group.answer(&outcome, &self.tail);
+            // sled gets it after the answer, and memory lets go of it after that.
+            let settled = outcome.and_then(|()| self.disk.settle());
+            if let Err(error) = settled {
+                self.tail.lock().fail(&error);
+            } else {
+                self.tail.lock().flushed_all(&durable);
+            }
             if closes {
                 return self.refuse_rest();
             }
@@ -133,14 +140,16 @@ impl Writer {
             Write::Truncate(truncated) => {
                 self.record.last = truncated.last;
                 self.write_record()?;
-                self.disk.remove_from(truncated.from)
+                self.disk.remove_from(truncated.from);
+                Ok(())
             }
             Write::Purge(upto) => {
                 self.record.begin = upto.index + 1;
                 self.record.purged = Some(*upto);
                 self.record.last = self.record.last.max(self.record.purged);
                 self.write_record()?;
-                self.disk.remove_before(self.record.begin)
+                self.disk.remove_before(self.record.begin);
+                Ok(())
             }
             Write::Close { .. } => Ok(()),
         }
@@ -157,6 +166,8 @@ impl Writer {
         self.write_record()?;
         self.disk.commit(self.record.seq)?;
         if closes {
+            self.disk.settle()?;
+            self.disk.checkpoint()?;
             self.disk.sync_mark()?;
         }
         let took = began.elapsed();
@@ -194,7 +205,9 @@ impl Group {
         self.writes.iter().map(count).sum()
     }
 
-    fn answer(self, outcome: &Result<(), LogError>, tail: &Mutex<Tail>) {
+    /// Answers everybody. Gives up to where entries are durable, and in which epoch.
+    fn answer(self, outcome: &Result<(), LogError>, tail: &Mutex<Tail>) -> Vec<(u64, u64)> {
+        let mut durable = Vec::new();
         for write in self.writes {
             match write {
                 Write::Append {
@@ -205,7 +218,7 @@ impl Group {
                     ..
                 } => {
                     if let (Ok(()), Some(last)) = (outcome, entries.last()) {
-                        tail.lock().flushed(last.log_id.index + 1, epoch);
+                        durable.push((last.log_id.index + 1, epoch));
                     }
                     drop(room);
                     done.io_completed(outcome.clone().map_err(Into::into));
@@ -223,6 +236,7 @@ impl Group {
                 Write::Truncate(_) | Write::Purge(_) => {}
             }
         }
+        durable
     }
 }
 

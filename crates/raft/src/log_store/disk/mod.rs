@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <folder>/db, conf, blobs/, snap.*   sled's own
+//! <folder>/journal-0, journal-1       what sled has not made durable yet: see `journal`
 //! <folder>/durable-mark               see `record`
 //! tree "meta"                         one key, "record": see `record`
 //! tree "seg-<first index>"            the entries of one segment, in chunks: see `codec`
@@ -14,25 +15,32 @@
 //! before entries are removed, from the end backwards (truncate) or from the beginning onwards (purge).
 //!
 //! What sled gets wrong, and what is done about it here:
-//! - `flush` on Linux is `sync_file_range`, which does not survive a power cut (sled issue 1452). So [`Disk::commit`] calls
-//!   `fdatasync` on a descriptor of its own after each flush.
+//! - `flush` on Linux is `sync_file_range`, which does not survive a power cut (sled issue 1452). So an `fdatasync` on a descriptor of our own
+//!   follows each flush.
+//! - A flush costs more than the rest of a small write. So [`Disk::commit`] makes writes durable in a journal, and sled is flushed behind it.
 //! - A value that makes a page outgrow a quarter of a segment goes to a file in `blobs/` that is never synced. So values are small,
 //!   and that folder must be empty after each flush.
 //! - Opening a damaged database may panic, and so may reading one. Each call into sled is caught.
 //! - `flush_async` can deadlock (sled issue 1308): it is not used, and neither is sled's own flusher.
 
+mod ahead;
+mod journal;
 mod recover;
 mod scan;
+mod steps;
 
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+use self::ahead::Ahead;
+use self::journal::{FILES, FoundGroup, Identity, JournalFile};
 use self::scan::{Scanner, Trouble};
 use crate::log_store::codec;
 use crate::log_store::errors::LogError;
@@ -78,8 +86,9 @@ pub(super) struct Disk {
     /// reads of a tree that is being dropped.
     segments: RwLock<Vec<Segment>>,
     limits: SegmentLimits,
-    data: Box<dyn SyncData>,
+    data: Arc<dyn SyncData>,
     mark: Mark,
+    ahead: Mutex<Ahead>,
 }
 
 struct Segment {
@@ -99,9 +108,17 @@ impl Disk {
         let mark = folder.join(MARK_FILE);
         Mark::create(&mark).map_err(|e| LogError::io("write", mark, e))?;
         let record = Record::default().encode().map_err(LogError::refused)?;
+        let identity: Identity = rand::random();
+        for (generation, file) in (0..).zip(FILES) {
+            let path = folder.join(file);
+            JournalFile::create(&path, &identity, generation, JOURNAL_BYTES)
+                .map_err(|e| LogError::io("write", path, e))?;
+        }
         guarded(folder, || {
             let db = config(folder).open()?;
-            db.open_tree(META_TREE)?.insert(RECORD_KEY, record)?;
+            let meta = db.open_tree(META_TREE)?;
+            meta.insert(IDENTITY_KEY, &identity)?;
+            meta.insert(RECORD_KEY, record)?;
             db.flush()?;
             Ok(())
         })?;
@@ -112,7 +129,7 @@ impl Disk {
     /// and purges that a crash cut short.
     pub(super) fn open(folder: &Path, limits: SegmentLimits) -> Result<(Self, Record), LogError> {
         // sled would make what is missing, and so begin an empty log.
-        for file in [MARK_FILE, DATA_FILE, "conf"] {
+        for file in [MARK_FILE, DATA_FILE, "conf", FILES[0], FILES[1]] {
             let path = folder.join(file);
             let length = path.metadata().map_or(0, |found| found.len());
             if length == 0 {
@@ -125,21 +142,35 @@ impl Disk {
             durable.ok_or_else(|| damaged(folder, format!("{MARK_FILE} is not what was written")))?;
 
         wait_for_release(folder)?;
-        let (db, meta, record) = guarded(folder, || {
+        let (db, meta, record, identity) = guarded(folder, || {
             let db = config(folder).open()?;
             let meta = db.open_tree(META_TREE)?;
             let record = meta.get(RECORD_KEY)?;
-            Ok((db, meta, record))
+            let identity = meta.get(IDENTITY_KEY)?;
+            Ok((db, meta, record, identity))
         })?;
         let record = record.ok_or_else(|| damaged(folder, "it has no record"))?;
-        let record = Record::decode(&record).map_err(|version| match version {
-            Some(found) => LogError::NewerFormat {
-                path: folder.to_path_buf(),
-                found,
-                known: RECORD_VERSION,
-            },
-            None => damaged(folder, "its record is not what was written"),
-        })?;
+        let identity = identity.and_then(|identity| Identity::try_from(&*identity).ok());
+        let identity = identity.ok_or_else(|| damaged(folder, "it does not say which log it is"))?;
+        let (files, groups) = open_journal(folder, &identity)?;
+
+        let data_path = folder.join(DATA_FILE);
+        let data = File::open(&data_path).map_err(|e| LogError::io("open", data_path, e))?;
+        let disk = Self {
+            folder: folder.to_path_buf(),
+            db,
+            meta,
+            segments: RwLock::default(),
+            limits,
+            data: Arc::new(data),
+            mark,
+            ahead: Mutex::new(Ahead::new(files, identity, 0)),
+        };
+        let promised = disk.decode_record(&record)?;
+        let mut record = disk.recover(promised.clone())?;
+        if groups.last().is_some_and(|newest| newest.after > promised.seq) {
+            record = disk.repeat(promised, &groups)?;
+        }
         if record.seq < durable {
             let what = format!(
                 "write {durable} was durable, and the newest that is left is write {}",
@@ -147,33 +178,42 @@ impl Disk {
             );
             return Err(damaged(folder, what));
         }
-
-        let data_path = folder.join(DATA_FILE);
-        let data = File::open(&data_path).map_err(|e| LogError::io("open", data_path, e))?;
-        let (folder, data) = (folder.to_path_buf(), Box::new(data));
-        let disk = Self {
-            folder,
-            db,
-            meta,
-            segments: RwLock::default(),
-            limits,
-            data,
-            mark,
-        };
-        let record = disk.recover(record)?;
-        // Opening wrote: sled's files, and perhaps rests were removed.
+        // Opening wrote: sled's files, what the journal had, and perhaps rests were removed.
         disk.guarded(|| Ok(disk.db.flush().map(drop)?))?;
         sync_files(&disk.folder)?;
+        disk.ahead.lock().begin_after(record.seq, folder)?;
         Ok((disk, record))
     }
 
     /// Adds entries, which follow the newest one. Durable with the next [`Disk::commit`].
     pub(super) fn append(&self, entries: &[Entry]) -> Result<(), LogError> {
+        let mut ahead = self.ahead.lock();
+        entries
+            .iter()
+            .try_for_each(|entry| steps::push_entry(ahead.pending(), entry))
+            .map_err(LogError::refused)
+    }
+
+    /// Removes all entries from index `from` on. The record must not promise them any more.
+    pub(super) fn remove_from(&self, from: u64) {
+        steps::push_remove_from(self.ahead.lock().pending(), from);
+    }
+
+    /// Drops the segments that lie wholly before index `begin`. The record must say that the log begins there.
+    pub(super) fn remove_before(&self, begin: u64) {
+        steps::push_remove_before(self.ahead.lock().pending(), begin);
+    }
+
+    /// Writes the record. Durable with the next [`Disk::commit`], in order with all that was written before.
+    pub(super) fn write_record(&self, record: &Record) -> Result<(), LogError> {
+        let bytes = record.encode().map_err(LogError::refused)?;
+        steps::push_record(self.ahead.lock().pending(), &bytes).map_err(LogError::refused)
+    }
+
+    fn add_frames(&self, frames: Vec<(u64, &[u8])>) -> Result<(), LogError> {
         let mut batch = sled::Batch::default();
         let mut batch_bytes = 0;
-        for entry in entries {
-            let index = entry.log_id.index;
-            let frame = codec::encode(entry).map_err(LogError::refused)?;
+        for (index, frame) in frames {
             self.check_follows(index)?;
             if self.newest_is_full() {
                 self.apply(std::mem::take(&mut batch))?;
@@ -196,8 +236,7 @@ impl Disk {
         self.apply(batch)
     }
 
-    /// Removes all entries from index `from` on. The record must not promise them any more.
-    pub(super) fn remove_from(&self, from: u64) -> Result<(), LogError> {
+    fn drop_from(&self, from: u64) -> Result<(), LogError> {
         let mut segments = self.segments.write();
         while let Some(segment) = segments.pop_if(|segment| segment.first >= from) {
             self.drop_tree(segment.first)?;
@@ -210,8 +249,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Drops the segments that lie wholly before index `begin`. The record must say that the log begins there.
-    pub(super) fn remove_before(&self, begin: u64) -> Result<(), LogError> {
+    fn drop_before(&self, begin: u64) -> Result<(), LogError> {
         let mut segments = self.segments.write();
         while segments.first().is_some_and(|segment| segment.next <= begin) {
             self.drop_tree(segments.remove(0).first)?;
@@ -219,19 +257,22 @@ impl Disk {
         Ok(())
     }
 
-    /// Writes the record. Durable with the next [`Disk::commit`], in order with all that was written before.
-    pub(super) fn write_record(&self, record: &Record) -> Result<(), LogError> {
-        let bytes = record.encode().map_err(LogError::refused)?;
+    fn put_record(&self, bytes: &[u8]) -> Result<(), LogError> {
         self.guarded(|| Ok(self.meta.insert(RECORD_KEY, bytes).map(drop)?))
     }
 
-    /// Makes all that was written before durable, up to the record with number `seq`, which was the last that was written.
-    pub(super) fn commit(&self, seq: u64) -> Result<(), LogError> {
-        self.guarded(|| Ok(self.db.flush().map(drop)?))?;
-        self.data
-            .sync_data()
-            .map_err(|e| LogError::io("sync", self.folder.join(DATA_FILE), e))?;
-        self.check_no_blobs()?;
+    fn decode_record(&self, bytes: &[u8]) -> Result<Record, LogError> {
+        Record::decode(bytes).map_err(|version| match version {
+            Some(found) => LogError::NewerFormat {
+                path: self.folder.clone(),
+                found,
+                known: RECORD_VERSION,
+            },
+            None => damaged(&self.folder, "its record is not what was written"),
+        })
+    }
+
+    fn write_mark(&self, seq: u64) -> Result<(), LogError> {
         self.mark
             .write(seq)
             .map_err(|e| LogError::io("write", self.folder.join(MARK_FILE), e))
@@ -330,24 +371,6 @@ impl Disk {
         })
     }
 
-    /// What is in that folder is never synced by sled, so it must not be relied upon. It cannot happen with values this small; if it does,
-    /// to stop is better than to lose it.
-    fn check_no_blobs(&self) -> Result<(), LogError> {
-        let folder = self.folder.join("blobs");
-        let mut files = match fs::read_dir(&folder) {
-            Ok(files) => files,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(LogError::io("list", folder, error)),
-        };
-        if files.next().is_some() {
-            return Err(damaged(
-                &self.folder,
-                "sled moved a value to a file in blobs/, which would not be durable",
-            ));
-        }
-        Ok(())
-    }
-
     fn guarded<T>(&self, call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, LogError> {
         guarded(&self.folder, call)
     }
@@ -356,14 +379,8 @@ impl Disk {
 /// Tests count the syncs, and make them fail.
 #[cfg(test)]
 impl Disk {
-    pub(super) fn replace_sync(&mut self, sync: impl FnOnce(Box<dyn SyncData>) -> Box<dyn SyncData>) {
-        struct Nothing;
-        impl SyncData for Nothing {
-            fn sync_data(&self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        self.data = sync(std::mem::replace(&mut self.data, Box::new(Nothing)));
+    pub(super) fn replace_sync(&mut self, sync: impl FnMut(Box<dyn SyncData>) -> Box<dyn SyncData>) {
+        self.ahead.lock().replace_sync(sync);
     }
 
     /// First index and one past the last of each segment.
@@ -432,6 +449,47 @@ fn wait_for_release(folder: &Path) -> Result<(), LogError> {
     }
 }
 
+/// The two files of the journal, and the groups in them in the order in which they were written.
+fn open_journal(folder: &Path, identity: &Identity) -> Result<([JournalFile; 2], Vec<FoundGroup>), LogError> {
+    let open = |name: &str| {
+        let path = folder.join(name);
+        let opened = JournalFile::open(&path, identity).map_err(|e| LogError::io("read", path, e))?;
+        opened.ok_or_else(|| {
+            damaged(
+                folder,
+                format!("{name} is not what was written, or is of another log"),
+            )
+        })
+    };
+    let (first, first_groups) = open(FILES[0])?;
+    let (second, second_groups) = open(FILES[1])?;
+    let mut groups = [
+        (first.generation(), first_groups),
+        (second.generation(), second_groups),
+    ];
+    groups.sort_by_key(|(generation, _)| *generation);
+    let groups = groups.into_iter().flat_map(|(_, groups)| groups).collect();
+    Ok(([first, second], groups))
+}
+
+/// What is in that folder is never synced by sled, so it must not be relied upon. It cannot happen with values this small; if it does,
+/// to stop is better than to lose it.
+fn check_no_blobs(folder: &Path) -> Result<(), LogError> {
+    let blobs = folder.join("blobs");
+    let mut files = match fs::read_dir(&blobs) {
+        Ok(files) => files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(LogError::io("list", blobs, error)),
+    };
+    if files.next().is_some() {
+        return Err(damaged(
+            folder,
+            "sled moved a value to a file in blobs/, which would not be durable",
+        ));
+    }
+    Ok(())
+}
+
 /// Makes every file of the folder durable, and their names. sled leaves `conf` empty after a power cut just after its creation.
 fn sync_files(folder: &Path) -> Result<(), LogError> {
     let failed = |error| LogError::io("sync", folder, error);
@@ -454,6 +512,10 @@ const DATA_FILE: &str = "db";
 const MARK_FILE: &str = "durable-mark";
 const META_TREE: &str = "meta";
 const RECORD_KEY: &str = "record";
+/// Ties the journal to this store.
+const IDENTITY_KEY: &str = "identity";
+/// Bytes of each of the journal's two files. Smaller: sled is flushed more often; larger: more to repeat when the log is opened.
+const JOURNAL_BYTES: u64 = 4 * 1024 * 1024;
 const SEGMENT_PREFIX: &str = "seg-";
 const RELEASE_DEADLINE: Duration = Duration::from_secs(10);
 /// Reads are served from a cache of entries, so sled's cache of pages may be small.

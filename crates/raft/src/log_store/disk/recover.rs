@@ -65,6 +65,12 @@ impl Disk {
         Ok(record)
     }
 
+    /// Removes the entries after the newest that this record promises.
+    pub(super) fn remove_rest(&self, record: &Record) -> Result<(), LogError> {
+        let next = record.last.map_or(record.begin, |last| last.index + 1);
+        self.drop_from(next.max(record.begin))
+    }
+
     /// The trees of segments, in order.
     fn segment_trees(&self) -> Result<Vec<(u64, sled::Tree)>, LogError> {
         self.guarded(|| {

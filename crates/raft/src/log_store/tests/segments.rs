@@ -118,7 +118,8 @@ async fn a_purge_drops_whole_segments_and_hides_the_rest() {
     let mut log = TestLog::new(SMALL);
     log.append(entries(1, 0..100, 50)).await;
     log.store.purge(log_id(1, 40)).await.unwrap();
-    // Purges are written in order with votes, which are waited for.
+    // Purges are written in order with votes, which are waited for; segments are dropped just after the answer, and before the next.
+    log.store.save_vote(&vote(2, 1)).await.unwrap();
     log.store.save_vote(&vote(2, 1)).await.unwrap();
     assert_eq!(log.all().await, entries(1, 41..100, 50));
     let segments = log.store.shared.disk.read().as_ref().unwrap().segments();

@@ -1,0 +1,217 @@
+//! Writing ahead: what is asked for is gathered, goes to the [`journal`](super::journal), and then to sled.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::journal::{FILES, FoundGroup, Identity, JournalFile};
+use super::steps::{self, Step};
+use super::{Disk, SyncData, check_no_blobs, damaged, guarded};
+use crate::log_store::errors::LogError;
+use crate::log_store::record::Record;
+
+/// The journal of an open log, and what is on its way through it. Only the writer's thread uses it.
+pub(super) struct Ahead {
+    files: [JournalFile; 2],
+    active: usize,
+    identity: Identity,
+    /// What was asked for since the last flush, as steps; after the flush, what sled does not have yet.
+    pending: Vec<u8>,
+    /// The number of the newest record that is durable.
+    newest: u64,
+    /// Makes durable in sled what the file holds that is not active. `None`: it is.
+    checkpoint: Option<JoinHandle<Result<(), LogError>>>,
+}
+
+impl Ahead {
+    /// All that the files hold is durable in sled, up to record `newest`.
+    pub(super) fn new(files: [JournalFile; 2], identity: Identity, newest: u64) -> Self {
+        Self {
+            files,
+            active: 0,
+            identity,
+            pending: Vec::new(),
+            newest,
+            checkpoint: None,
+        }
+    }
+
+    /// The log was opened, and sled has all of it, durable: the journal begins anew.
+    pub(super) fn begin_after(&mut self, newest: u64, folder: &Path) -> Result<(), LogError> {
+        let generation = self.generation() + 1;
+        self.active = 0;
+        self.newest = newest;
+        self.files[0]
+            .begin(&self.identity, generation)
+            .map_err(|e| LogError::io("write", folder.join(FILES[0]), e))
+    }
+
+    pub(super) fn pending(&mut self) -> &mut Vec<u8> {
+        &mut self.pending
+    }
+
+    fn generation(&self) -> u64 {
+        self.files[0].generation().max(self.files[1].generation())
+    }
+
+    fn join_checkpoint(&mut self) -> Result<(), LogError> {
+        match self.checkpoint.take().map(JoinHandle::join) {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(_)) => Err(LogError::refused("the thread that flushes sled panicked")),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn replace_sync(&mut self, mut sync: impl FnMut(Box<dyn SyncData>) -> Box<dyn SyncData>) {
+        for file in &mut self.files {
+            file.replace_sync(&mut sync);
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        if let Err(error) = self.join_checkpoint() {
+            tracing::warn!(%error, "closing the log");
+        }
+    }
+}
+
+impl Disk {
+    /// Makes all that was asked for before durable, up to the record with number `seq`, which was the last of it.
+    pub(in crate::log_store) fn commit(&self, seq: u64) -> Result<(), LogError> {
+        let mut ahead = self.ahead.lock();
+        let ahead = &mut *ahead;
+        let length = ahead.pending.len();
+        if ahead.files[ahead.active].could_hold(length) {
+            if !ahead.files[ahead.active].has_room(length) {
+                self.turn(ahead)?;
+            }
+            let path = self.folder.join(FILES[ahead.active]);
+            let file = &mut ahead.files[ahead.active];
+            file.write(ahead.newest, seq, &ahead.pending)
+                .map_err(|e| LogError::io("write", &path, e))?;
+            file.sync().map_err(|e| LogError::io("sync", &path, e))?;
+        } else {
+            // Too large for the journal: sled gets it at once, and is waited for.
+            let steps = std::mem::take(&mut ahead.pending);
+            self.run(&steps)?;
+            self.checkpoint_now(ahead)?;
+        }
+        ahead.newest = seq;
+        self.write_mark(seq)
+    }
+
+    /// Gives sled what the last [`Disk::commit`] made durable. Entries can be read from then on.
+    pub(in crate::log_store) fn settle(&self) -> Result<(), LogError> {
+        let mut ahead = self.ahead.lock();
+        let steps = std::mem::take(&mut ahead.pending);
+        self.run(&steps)?;
+        // Its room is used again.
+        ahead.pending = steps;
+        ahead.pending.clear();
+        Ok(())
+    }
+
+    /// Makes durable in sled all that it was given: opening the log again has nothing to repeat.
+    pub(in crate::log_store) fn checkpoint(&self) -> Result<(), LogError> {
+        self.checkpoint_now(&mut self.ahead.lock())
+    }
+
+    fn checkpoint_now(&self, ahead: &mut Ahead) -> Result<(), LogError> {
+        ahead.join_checkpoint()?;
+        self.flusher()()
+    }
+
+    /// Goes on in the other file. What it held must be durable in sled; what the full one holds becomes so meanwhile.
+    fn turn(&self, ahead: &mut Ahead) -> Result<(), LogError> {
+        ahead.join_checkpoint()?;
+        let thread = std::thread::Builder::new().name("log-checkpoint".into());
+        let started = thread
+            .spawn(self.flusher())
+            .map_err(|e| LogError::io("start a flush of", &self.folder, e))?;
+        ahead.checkpoint = Some(started);
+        let generation = ahead.generation() + 1;
+        ahead.active = 1 - ahead.active;
+        ahead.files[ahead.active]
+            .begin(&ahead.identity, generation)
+            .map_err(|e| LogError::io("write", self.folder.join(FILES[ahead.active]), e))
+    }
+
+    /// What makes durable all that sled has.
+    fn flusher(&self) -> impl FnOnce() -> Result<(), LogError> + Send + 'static {
+        let (db, data, folder): (_, Arc<dyn SyncData>, _) =
+            (self.db.clone(), self.data.clone(), self.folder.clone());
+        move || {
+            guarded(&folder, || Ok(db.flush().map(drop)?))?;
+            data.sync_data()
+                .map_err(|e| LogError::io("sync", folder.join(super::DATA_FILE), e))?;
+            check_no_blobs(&folder)
+        }
+    }
+
+    /// Repeats what sled had not made durable when the log ended; `record` is the newest one that it has, as it was written. Gives the
+    /// newest of all.
+    pub(super) fn repeat(&self, mut record: Record, groups: &[FoundGroup]) -> Result<Record, LogError> {
+        // sled may have some of what came after its record: it comes again.
+        self.remove_rest(&record)?;
+        let found = record.seq;
+        for group in groups.iter().filter(|group| group.after > found) {
+            if group.before > record.seq {
+                let what = format!(
+                    "the journal goes on after write {}, but the store ends with write {}",
+                    group.before, record.seq
+                );
+                return Err(damaged(&self.folder, what));
+            }
+            let mut skipping = group.before < found;
+            let mut steps = Vec::new();
+            for step in steps::parse(&group.steps) {
+                let step =
+                    step.ok_or_else(|| damaged(&self.folder, "a group of the journal is unreadable"))?;
+                if !skipping {
+                    steps.push(step);
+                }
+                if let Step::Record(bytes) = step {
+                    let read = self.decode_record(bytes)?;
+                    skipping = skipping && read.seq < found;
+                    record = read;
+                }
+            }
+            if record.seq != group.after {
+                return Err(damaged(
+                    &self.folder,
+                    "a group of the journal does not end with its record",
+                ));
+            }
+            self.run_steps(steps.into_iter())?;
+        }
+        Ok(record)
+    }
+
+    fn run(&self, bytes: &[u8]) -> Result<(), LogError> {
+        let steps = steps::parse(bytes)
+            .map(|step| step.ok_or_else(|| LogError::refused("a step that is none")))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.run_steps(steps.into_iter())
+    }
+
+    fn run_steps<'a>(&self, steps: impl Iterator<Item = Step<'a>>) -> Result<(), LogError> {
+        let mut frames = Vec::new();
+        for step in steps {
+            if let Step::Entry { index, frame } = step {
+                frames.push((index, frame));
+                continue;
+            }
+            self.add_frames(std::mem::take(&mut frames))?;
+            match step {
+                Step::Entry { .. } => {}
+                Step::Record(bytes) => self.put_record(bytes)?,
+                Step::RemoveFrom(index) => self.drop_from(index)?,
+                Step::RemoveBefore(index) => self.drop_before(index)?,
+            }
+        }
+        self.add_frames(frames)
+    }
+}
