@@ -379,7 +379,7 @@ impl Disk {
 /// Tests count the syncs, and make them fail.
 #[cfg(test)]
 impl Disk {
-    pub(super) fn replace_sync(&mut self, sync: impl FnMut(Box<dyn SyncData>) -> Box<dyn SyncData>) {
+    pub(super) fn replace_sync(&self, sync: impl FnMut(Box<dyn SyncData>) -> Box<dyn SyncData>) {
         self.ahead.lock().replace_sync(sync);
     }
 

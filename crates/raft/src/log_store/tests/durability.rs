@@ -81,7 +81,7 @@ fn controlled() -> (TestLog, Arc<Control>) {
     let folder = dir.path().join("log");
     crate::log_store::create(&folder).unwrap();
     let control = Arc::new(Control::new());
-    let (mut disk, record) = Disk::open(&folder, SMALL.segment).unwrap();
+    let (disk, record) = Disk::open(&folder, SMALL.segment).unwrap();
     disk.replace_sync(|real| Box::new(Controlled(control.clone(), real)));
     let store = LogStore::start(disk, record, SMALL).unwrap();
     (TestLog { folder, store, dir }, control)
