@@ -21,6 +21,7 @@
 //! - A value that makes a page outgrow a quarter of a segment goes to a file in `blobs/` that is never synced. So values are small,
 //!   and that folder must be empty after each flush.
 //! - Opening a damaged database may panic, and so may reading one. Each call into sled is caught.
+//! - A batch is written to the file at once, by another thread that is woken for it. So keys are inserted one by one.
 //! - `flush_async` can deadlock (sled issue 1308): it is not used, and neither is sled's own flusher.
 
 mod ahead;
@@ -210,30 +211,27 @@ impl Disk {
         steps::push_record(self.ahead.lock().pending(), &bytes).map_err(LogError::refused)
     }
 
+    /// One key after another: a batch of sled's makes it write its buffer to the file, and wake threads for it, each time.
     fn add_frames(&self, frames: Vec<(u64, &[u8])>) -> Result<(), LogError> {
-        let mut batch = sled::Batch::default();
-        let mut batch_bytes = 0;
         for (index, frame) in frames {
             self.check_follows(index)?;
             if self.newest_is_full() {
-                self.apply(std::mem::take(&mut batch))?;
-                batch_bytes = 0;
                 self.begin_segment(index)?;
             }
-            for (number, chunk) in (0_u16..).zip(frame.chunks(codec::CHUNK_BYTES)) {
-                batch.insert(&codec::key(index, number), chunk);
-            }
-            if let Some(segment) = self.segments.write().last_mut() {
-                segment.next = index + 1;
-                segment.bytes += frame.len();
-            }
-            batch_bytes += frame.len();
-            if batch_bytes >= BATCH_BYTES {
-                self.apply(std::mem::take(&mut batch))?;
-                batch_bytes = 0;
-            }
+            let mut segments = self.segments.write();
+            let Some(segment) = segments.last_mut() else {
+                continue;
+            };
+            self.guarded(|| {
+                for (number, chunk) in (0_u16..).zip(frame.chunks(codec::CHUNK_BYTES)) {
+                    segment.tree.insert(codec::key(index, number), chunk)?;
+                }
+                Ok(())
+            })?;
+            segment.next = index + 1;
+            segment.bytes += frame.len();
         }
-        self.apply(batch)
+        Ok(())
     }
 
     fn drop_from(&self, from: u64) -> Result<(), LogError> {
@@ -350,24 +348,17 @@ impl Disk {
         Ok(())
     }
 
-    fn apply(&self, batch: sled::Batch) -> Result<(), LogError> {
-        let Some(tree) = self.segments.read().last().map(|segment| segment.tree.clone()) else {
-            return Ok(());
-        };
-        self.guarded(|| Ok(tree.apply_batch(batch)?))
-    }
-
     fn drop_tree(&self, first: u64) -> Result<(), LogError> {
         self.guarded(|| Ok(self.db.drop_tree(segment_name(first)).map(drop)?))
     }
 
     fn remove_keys_from(&self, tree: &sled::Tree, from: u64) -> Result<(), LogError> {
+        // From the end backwards, as always.
         self.guarded(|| {
-            let mut batch = sled::Batch::default();
-            for key in tree.range(codec::key(from, 0)..).keys() {
-                batch.remove(key?);
+            for key in tree.range(codec::key(from, 0)..).keys().rev() {
+                tree.remove(key?)?;
             }
-            Ok(tree.apply_batch(batch)?)
+            Ok(())
         })
     }
 
@@ -520,5 +511,3 @@ const SEGMENT_PREFIX: &str = "seg-";
 const RELEASE_DEADLINE: Duration = Duration::from_secs(10);
 /// Reads are served from a cache of entries, so sled's cache of pages may be small.
 const SLED_CACHE_BYTES: u64 = 16 * 1024 * 1024;
-/// A batch of writes keeps a part of sled's buffers from being written until it is complete.
-const BATCH_BYTES: usize = 256 * 1024;
