@@ -13,6 +13,9 @@ use clap::{Parser, Subcommand};
 use crate::client::ClientCommand;
 use crate::config::{ConfigArgs, ConfigCommand};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A circuit breaker that a whole fleet shares
 #[derive(Parser, Debug)]
 #[command(name = "brama", version, propagate_version = true, max_term_width = 100)]

@@ -27,8 +27,9 @@ use crate::types::{Answers, Payload};
 
 /// Commands that may wait on the leader.
 const MAX_WAITING: usize = 16 * 1024;
-/// Entries on their way at once. More would make entries smaller; fewer would leave the disk idle while the network works.
-const MAX_IN_FLIGHT: usize = 4;
+/// Entries on their way at once. More would make entries smaller (four: a third more processor time a command with 64 clients); fewer would
+/// leave the disk idle while the network works.
+const MAX_IN_FLIGHT: usize = 2;
 /// Commands in one entry.
 const MAX_COMMANDS: u64 = 4096;
 /// Bytes of commands after which an entry takes no more.
@@ -39,11 +40,49 @@ const CLOCK_ENTRY_EVERY: Duration = Duration::from_secs(1);
 /// What became of a command: the state machine's answer, and how far the state was then.
 pub(crate) type Outcome = Result<(Answer, Applied), ProposeError>;
 
-/// A command on its way into the log.
-pub(crate) struct Job {
-    /// As the core's codec writes it.
-    pub(crate) command: Bytes,
-    pub(crate) reply: oneshot::Sender<Outcome>,
+/// Commands on their way into the log, as the core's codec writes them.
+pub(crate) enum Job {
+    One(Bytes, oneshot::Sender<Outcome>),
+    /// What came from a follower together. Its outcomes come together too, in their order.
+    Group(Vec<Bytes>, oneshot::Sender<Vec<Outcome>>),
+}
+
+impl Job {
+    fn refuse(self, error: &ProposeError) {
+        match self {
+            Self::One(_, reply) => Waiting::One(reply),
+            Self::Group(commands, reply) => Waiting::Group(vec![None; commands.len()], reply),
+        }
+        .fail(error);
+    }
+}
+
+/// Who waits for what became of an entry.
+enum Waiting {
+    One(oneshot::Sender<Outcome>),
+    /// A command that did not get into the entry has its error already.
+    Group(Vec<Option<ProposeError>>, oneshot::Sender<Vec<Outcome>>),
+}
+
+impl Waiting {
+    /// Nobody may wait any more, which is no problem here.
+    fn tell(self, mut next: impl FnMut() -> Outcome) {
+        match self {
+            Self::One(reply) => {
+                let _ = reply.send(next());
+            }
+            Self::Group(refused, reply) => {
+                let outcomes = refused
+                    .into_iter()
+                    .map(|refused| refused.map_or_else(&mut next, Err));
+                let _ = reply.send(outcomes.collect());
+            }
+        }
+    }
+
+    fn fail(self, error: &ProposeError) {
+        self.tell(|| Err(error.clone()));
+    }
 }
 
 /// Where commands for the leader's log go in. Cheap to clone.
@@ -72,13 +111,28 @@ impl Batcher {
     /// [`ProposeError::Overloaded`] when too many are waiting.
     pub(crate) fn submit(&self, command: Bytes) -> Result<oneshot::Receiver<Outcome>, ProposeError> {
         let (reply, outcome) = oneshot::channel();
-        self.jobs
-            .try_send(Job { command, reply })
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => ProposeError::Stopping,
-            })?;
+        self.queue(Job::One(command, reply))?;
         Ok(outcome)
+    }
+
+    /// Queues commands that came together. They go into one entry, in their order.
+    ///
+    /// # Errors
+    /// As [`Batcher::submit`], for all of them.
+    pub(crate) fn submit_group(
+        &self,
+        commands: Vec<Bytes>,
+    ) -> Result<oneshot::Receiver<Vec<Outcome>>, ProposeError> {
+        let (reply, outcomes) = oneshot::channel();
+        self.queue(Job::Group(commands, reply))?;
+        Ok(outcomes)
+    }
+
+    fn queue(&self, job: Job) -> Result<(), ProposeError> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopping,
+        })
     }
 
     /// Queues a timer's command: before all others, and never refused for load.
@@ -91,7 +145,7 @@ impl Batcher {
     ) -> Result<oneshot::Receiver<Outcome>, ProposeError> {
         let (reply, outcome) = oneshot::channel();
         self.urgent
-            .send(Job { command, reply })
+            .send(Job::One(command, reply))
             .await
             .map_err(|_| ProposeError::Stopping)?;
         Ok(outcome)
@@ -126,7 +180,8 @@ impl BatcherTask {
                 // A new leader's first entry tells every follower the time by its clock.
                 if term.is_some() {
                     let (reply, _) = oneshot::channel();
-                    if let Some(entry) = self.propose(BatchBuilder::default(), vec![reply]).await {
+                    let nobody = vec![Waiting::One(reply)];
+                    if let Some(entry) = self.propose(BatchBuilder::default(), nobody).await {
                         in_flight.push(entry);
                     }
                     last_entry = Instant::now();
@@ -147,7 +202,7 @@ impl BatcherTask {
             };
             if term.is_none() {
                 if let Some(job) = first {
-                    let _ = job.reply.send(Err(ProposeError::NoLeader));
+                    job.refuse(&ProposeError::NoLeader);
                 }
                 continue;
             }
@@ -155,6 +210,8 @@ impl BatcherTask {
             if first.is_none() && self.state.read(|machine| machine.next_due()).is_none() {
                 continue;
             }
+            // Those who are just being read from their connections come along.
+            tokio::task::yield_now().await;
             let (builder, replies) = self.gather(first);
             if let Some(entry) = self.propose(builder, replies).await {
                 in_flight.push(entry);
@@ -164,25 +221,27 @@ impl BatcherTask {
         self.queues.jobs.close();
         self.queues.urgent.close();
         while let Ok(job) = self.queues.jobs.try_recv() {
-            let _ = job.reply.send(Err(ProposeError::Stopping));
+            job.refuse(&ProposeError::Stopping);
         }
         while in_flight.next().await.is_some() {}
     }
 
-    fn gather(&mut self, first: Option<Job>) -> (BatchBuilder, Vec<oneshot::Sender<Outcome>>) {
+    fn gather(&mut self, first: Option<Job>) -> (BatchBuilder, Vec<Waiting>) {
         let mut builder = BatchBuilder::default();
-        let mut replies = Vec::new();
+        let mut waiting = Vec::new();
         let mut next = first;
         while let Some(job) = next {
             // Nobody waits any more: the caller's deadline is over, and it was told that nothing is known.
-            if !job.reply.is_closed() {
-                match builder.push(&job.command) {
-                    Ok(()) => replies.push(job.reply),
-                    Err(error) => {
-                        let problem = brama_core::reply::Refusal::invalid("command", error.to_string());
-                        let _ = job.reply.send(Err(problem.into()));
-                    }
+            match job {
+                Job::One(command, reply) if !reply.is_closed() => match push(&mut builder, &command) {
+                    None => waiting.push(Waiting::One(reply)),
+                    Some(error) => Waiting::One(reply).fail(&error),
+                },
+                Job::Group(commands, reply) if !reply.is_closed() => {
+                    let refused = commands.iter().map(|command| push(&mut builder, command));
+                    waiting.push(Waiting::Group(refused.collect(), reply));
                 }
+                Job::One(..) | Job::Group(..) => {}
             }
             if builder.len() >= MAX_COMMANDS || builder.bytes() >= MAX_ENTRY_BYTES {
                 break;
@@ -194,20 +253,20 @@ impl BatcherTask {
                 .or_else(|_| self.queues.jobs.try_recv())
                 .ok();
         }
-        (builder, replies)
+        (builder, waiting)
     }
 
     /// Proposes one entry. The future that comes back ends when its replies were sent.
     async fn propose(
         &self,
         builder: BatchBuilder,
-        replies: Vec<oneshot::Sender<Outcome>>,
+        waiting: Vec<Waiting>,
     ) -> Option<impl Future<Output = ()> + use<>> {
         let payload = Payload(Bytes::from(builder.finish(self.clock.stamp())));
         let (responder, outcome) = ProgressResponder::complete_only();
         if self.raft.client_write_ff(payload, Some(responder)).await.is_err() {
-            for reply in replies {
-                let _ = reply.send(Err(ProposeError::Stopping));
+            for one in waiting {
+                one.fail(&ProposeError::Stopping);
             }
             return None;
         }
@@ -216,8 +275,15 @@ impl BatcherTask {
                 Ok(Ok(written)) => {
                     let index = written.log_id.index;
                     let Answers { answers, revision } = written.data;
-                    for (reply, answer) in replies.into_iter().zip(answers) {
-                        let _ = reply.send(Ok((answer, Applied { index, revision })));
+                    let applied = Applied { index, revision };
+                    let mut answers = answers.into_iter();
+                    // The first entry of a term answers somebody who asked nothing.
+                    let mut next = || {
+                        let answer = answers.next().map(|answer| (answer, applied));
+                        answer.ok_or_else(|| ProposeError::unknown("the state machine gave no answer"))
+                    };
+                    for one in waiting {
+                        one.tell(&mut next);
                     }
                     return;
                 }
@@ -230,9 +296,15 @@ impl BatcherTask {
                     cause: "consensus stopped on the leader".into(),
                 },
             };
-            for reply in replies {
-                let _ = reply.send(Err(failure.clone()));
+            for one in waiting {
+                one.fail(&failure);
             }
         })
     }
+}
+
+/// Adds a command to an entry; gives why, if it cannot be.
+fn push(builder: &mut BatchBuilder, command: &[u8]) -> Option<ProposeError> {
+    let error = builder.push(command).err()?;
+    Some(brama_core::reply::Refusal::invalid("command", error.to_string()).into())
 }

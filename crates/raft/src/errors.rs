@@ -29,6 +29,14 @@ pub enum ProposeError {
     Stopping,
 }
 
+impl ProposeError {
+    pub(crate) fn unknown(cause: &str) -> Self {
+        Self::Unknown {
+            cause: cause.to_owned(),
+        }
+    }
+}
+
 /// Why a read has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

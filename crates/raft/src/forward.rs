@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use brama_core::codec;
 use brama_core::reply::Answer;
 use brama_proto::internal as pb;
+use pb::answered::Answered;
 use pb::forward_request::Request as Asked;
 use pb::forward_response::Response as Told;
 
@@ -19,8 +20,14 @@ use crate::peers::{Lane, Peers};
 use crate::status::Applied;
 use crate::types::Member;
 
-/// Requests that may wait on a follower, and that may be unanswered on the stream.
+/// Requests that may wait on a follower.
 const MAX_WAITING: usize = 16 * 1024;
+/// Messages that may be unanswered on the stream. What comes meanwhile gathers, and goes in the next one.
+const MAX_UNANSWERED: usize = 8;
+/// Requests in one message.
+const MAX_GROUP: usize = 2048;
+/// Bytes of commands after which a message takes no more.
+const MAX_GROUP_BYTES: usize = 256 * 1024;
 /// How long opening the stream may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -53,8 +60,17 @@ pub(crate) struct Forwarder {
 }
 
 pub(crate) struct Request {
-    ask: Asked,
-    reply: oneshot::Sender<Result<Reply, ForwardError>>,
+    ask: Ask,
+    reply: Replier,
+}
+
+type Replier = oneshot::Sender<Result<Reply, ForwardError>>;
+
+/// What a caller wants of the leader.
+enum Ask {
+    Command(Bytes),
+    ReadIndex,
+    Membership(pb::MembershipChange),
 }
 
 impl Forwarder {
@@ -64,7 +80,7 @@ impl Forwarder {
     }
 
     pub(crate) async fn command(&self, command: Bytes) -> Result<(Answer, Applied), ForwardError> {
-        match self.ask(Asked::Command(command)).await? {
+        match self.ask(Ask::Command(command)).await? {
             Reply::Applied { answer, applied } => Ok((answer, applied)),
             other => Err(ForwardError::Unknown(format!(
                 "the leader answered a command with {other:?}"
@@ -73,7 +89,7 @@ impl Forwarder {
     }
 
     pub(crate) async fn read_index(&self) -> Result<u64, ForwardError> {
-        match self.ask(Asked::ReadIndex(true)).await? {
+        match self.ask(Ask::ReadIndex).await? {
             Reply::ReadIndex(index) => Ok(index),
             other => Err(ForwardError::Unknown(format!(
                 "the leader answered a read with {other:?}"
@@ -82,7 +98,7 @@ impl Forwarder {
     }
 
     pub(crate) async fn membership(&self, change: pb::MembershipChange) -> Result<u64, ForwardError> {
-        match self.ask(Asked::Membership(change)).await? {
+        match self.ask(Ask::Membership(change)).await? {
             Reply::MembershipDone(id) => Ok(id),
             other => Err(ForwardError::Unknown(format!(
                 "the leader answered a change with {other:?}"
@@ -90,7 +106,7 @@ impl Forwarder {
         }
     }
 
-    async fn ask(&self, ask: Asked) -> Result<Reply, ForwardError> {
+    async fn ask(&self, ask: Ask) -> Result<Reply, ForwardError> {
         let (reply, answer) = oneshot::channel();
         // A full queue: nothing was sent, the caller may try again until its deadline.
         self.requests
@@ -170,8 +186,9 @@ impl ForwarderTask {
             return !self.stop.is_cancelled();
         };
         let mut responses = responses.into_inner();
-        let mut pending = HashMap::<u64, oneshot::Sender<Result<Reply, ForwardError>>>::new();
+        let mut unanswered = HashMap::<u64, Vec<Replier>>::new();
         let mut next_id = 0;
+        let mut waiting = Vec::new();
         let ended = loop {
             tokio::select! {
                 biased;
@@ -179,39 +196,115 @@ impl ForwarderTask {
                 _ = self.leader.changed() => break "the leader changed",
                 response = responses.next() => match response {
                     Some(Ok(response)) => {
-                        if let Some(reply) = pending.remove(&response.id) {
-                            let _ = reply.send(read_response(response));
+                        if let Some(repliers) = unanswered.remove(&response.id) {
+                            tell(response, repliers);
                         }
                     }
                     Some(Err(_)) | None => break "the connection to the leader was lost",
                 },
-                // Without room on the stream some requests are unanswered, so an answer will wake this loop.
-                request = self.requests.recv(), if pending.len() < MAX_WAITING && sender.capacity() > 0 => {
-                    let Some(request) = request else { break "this node is stopping" };
-                    if request.reply.is_closed() {
-                        continue;
+                // Without room something is unanswered, so an answer will wake this loop.
+                n = self.requests.recv_many(&mut waiting, MAX_GROUP), if unanswered.len() < MAX_UNANSWERED => {
+                    if n == 0 { break "this node is stopping" };
+                    // Those who are just being read from their connections come along.
+                    tokio::task::yield_now().await;
+                    while waiting.len() < MAX_GROUP && let Ok(request) = self.requests.try_recv() {
+                        waiting.push(request);
                     }
-                    next_id += 1;
-                    let message = pb::ForwardRequest { id: next_id, request: Some(request.ask) };
-                    if sender.try_send(message).is_err() {
-                        let _ = request.reply.send(Err(ForwardError::NotLeader));
-                        break "the connection to the leader was lost";
+                    let mut lost = false;
+                    for (request, repliers) in groups(waiting.drain(..)) {
+                        next_id += 1;
+                        let message = pb::ForwardRequest { id: next_id, request: Some(request) };
+                        // Nothing else sends, and the channel holds more than one loop makes.
+                        lost = lost || sender.send_timeout(message, OPEN_TIMEOUT).await.is_err();
+                        if lost {
+                            fail(repliers, &ForwardError::NotLeader);
+                        } else {
+                            unanswered.insert(next_id, repliers);
+                        }
                     }
-                    pending.insert(next_id, request.reply);
+                    if lost { break "the connection to the leader was lost" }
                 }
             }
         };
         // They were sent: whether they took effect, nobody here knows.
-        for reply in pending.into_values() {
-            let _ = reply.send(Err(ForwardError::Unknown(ended.into())));
+        for repliers in unanswered.into_values() {
+            fail(repliers, &ForwardError::Unknown(ended.into()));
         }
         !self.stop.is_cancelled()
     }
 }
 
-fn read_response(response: pb::ForwardResponse) -> Result<Reply, ForwardError> {
-    match response.response {
-        Some(Told::Applied(applied)) => match codec::decode_answer(&applied.answer) {
+/// What waits together, as messages: the commands in their order, and one question for all reads.
+fn groups(waiting: impl Iterator<Item = Request>) -> Vec<(Asked, Vec<Replier>)> {
+    let mut messages = Vec::new();
+    let mut commands = pb::Commands::default();
+    let mut callers = Vec::new();
+    let mut bytes = 0;
+    let mut readers = Vec::new();
+    for Request { ask, reply } in waiting.filter(|request| !request.reply.is_closed()) {
+        match ask {
+            Ask::Command(command) => {
+                bytes += command.len();
+                commands.command.push(command);
+                callers.push(reply);
+                if bytes >= MAX_GROUP_BYTES {
+                    let full = Asked::Commands(std::mem::take(&mut commands));
+                    messages.push((full, std::mem::take(&mut callers)));
+                    bytes = 0;
+                }
+            }
+            Ask::ReadIndex => readers.push(reply),
+            Ask::Membership(change) => messages.push((Asked::Membership(change), vec![reply])),
+        }
+    }
+    if !callers.is_empty() {
+        messages.push((Asked::Commands(commands), callers));
+    }
+    if !readers.is_empty() {
+        messages.push((Asked::ReadIndex(true), readers));
+    }
+    messages
+}
+
+fn fail(repliers: Vec<Replier>, error: &ForwardError) {
+    for reply in repliers {
+        let _ = reply.send(Err(error.clone()));
+    }
+}
+
+/// Tells each caller its part of a response. Who does not wait any more does not matter.
+fn tell(response: pb::ForwardResponse, repliers: Vec<Replier>) {
+    let outcome = match response.response {
+        Some(Told::Answers(answers)) => {
+            let mut answers = answers.answer.into_iter();
+            for reply in repliers {
+                let _ = reply.send(read_answer(answers.next().and_then(|answer| answer.answered)));
+            }
+            return;
+        }
+        Some(Told::ReadIndex(index)) => {
+            for reply in repliers {
+                let _ = reply.send(Ok(Reply::ReadIndex(index)));
+            }
+            return;
+        }
+        Some(Told::MembershipDone(id)) => {
+            for reply in repliers {
+                let _ = reply.send(Ok(Reply::MembershipDone(id)));
+            }
+            return;
+        }
+        Some(Told::NotLeader(_)) => ForwardError::NotLeader,
+        Some(Told::Unknown(cause)) => ForwardError::Unknown(cause),
+        Some(Told::Refused(refused)) => refusal(refused),
+        None => ForwardError::Unknown("the leader answered nothing".into()),
+    };
+    fail(repliers, &outcome);
+}
+
+fn read_answer(answered: Option<Answered>) -> Result<Reply, ForwardError> {
+    match answered {
+        Some(Answered::Applied(applied)) => match codec::decode_answer(&applied.answer) {
             Ok(answer) => Ok(Reply::Applied {
                 answer,
                 applied: Applied {
@@ -221,14 +314,16 @@ fn read_response(response: pb::ForwardResponse) -> Result<Reply, ForwardError> {
             }),
             Err(error) => Err(ForwardError::Unknown(format!("the leader's answer is {error}"))),
         },
-        Some(Told::ReadIndex(index)) => Ok(Reply::ReadIndex(index)),
-        Some(Told::MembershipDone(id)) => Ok(Reply::MembershipDone(id)),
-        Some(Told::NotLeader(_)) => Err(ForwardError::NotLeader),
-        Some(Told::Unknown(cause)) => Err(ForwardError::Unknown(cause)),
-        Some(Told::Refused(refused)) => Err(ForwardError::Refused {
-            kind: refused.kind,
-            message: refused.message,
-        }),
+        Some(Answered::NotLeader(_)) => Err(ForwardError::NotLeader),
+        Some(Answered::Unknown(cause)) => Err(ForwardError::Unknown(cause)),
+        Some(Answered::Refused(refused)) => Err(refusal(refused)),
         None => Err(ForwardError::Unknown("the leader answered nothing".into())),
+    }
+}
+
+fn refusal(refused: pb::Refused) -> ForwardError {
+    ForwardError::Refused {
+        kind: refused.kind,
+        message: refused.message,
     }
 }

@@ -129,6 +129,7 @@ impl LogStore {
             tail: tail.clone(),
             stats: stats.clone(),
             record,
+            unsettled: Vec::new(),
             queue: receiver,
         };
         let thread = std::thread::Builder::new()

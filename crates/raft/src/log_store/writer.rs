@@ -57,6 +57,8 @@ pub(super) struct Writer {
     pub(super) stats: Arc<FlushStats>,
     /// As it was written last.
     pub(super) record: Record,
+    /// Up to where entries are durable that sled may not have yet, and in which epoch.
+    pub(super) unsettled: Vec<(u64, u64)>,
     pub(super) queue: mpsc::Receiver<Write>,
 }
 
@@ -91,13 +93,10 @@ impl Writer {
                 tracing::error!(%error, "the log cannot be written any more");
                 self.tail.lock().fail(error);
             }
-            let durable = group.answer(&outcome, &self.tail);
+            group.answer(&outcome, &self.tail, &mut self.unsettled);
             // sled gets it after the answer, and memory lets go of it after that.
-            let settled = outcome.and_then(|()| self.disk.settle());
-            if let Err(error) = settled {
-                self.tail.lock().fail(&error);
-            } else {
-                self.tail.lock().flushed_all(&durable);
+            if outcome.is_ok() && self.disk.should_settle() {
+                self.settle();
             }
             if closes {
                 return self.refuse_rest();
@@ -107,6 +106,16 @@ impl Writer {
         if let Err(error) = self.disk.sync_mark() {
             tracing::warn!(%error, "closing the log");
         }
+    }
+
+    fn settle(&mut self) {
+        let settled = self.disk.settle();
+        let mut tail = self.tail.lock();
+        match settled {
+            Ok(()) => tail.flushed_all(&self.unsettled),
+            Err(error) => tail.fail(&error),
+        }
+        self.unsettled.clear();
     }
 
     /// Whoever asked after the close, or at the same time, gets an answer too.
@@ -120,7 +129,7 @@ impl Writer {
                 writes: vec![write],
                 bytes: 0,
             }
-            .answer(&closed, &self.tail);
+            .answer(&closed, &self.tail, &mut self.unsettled);
         }
     }
 
@@ -167,6 +176,7 @@ impl Writer {
         self.disk.commit(self.record.seq)?;
         if closes {
             self.disk.settle()?;
+            self.tail.lock().flushed_all(&self.unsettled);
             self.disk.checkpoint()?;
             self.disk.sync_mark()?;
         }
@@ -205,9 +215,8 @@ impl Group {
         self.writes.iter().map(count).sum()
     }
 
-    /// Answers everybody. Gives up to where entries are durable, and in which epoch.
-    fn answer(self, outcome: &Result<(), LogError>, tail: &Mutex<Tail>) -> Vec<(u64, u64)> {
-        let mut durable = Vec::new();
+    /// Answers everybody. Adds up to where entries are durable, and in which epoch.
+    fn answer(self, outcome: &Result<(), LogError>, tail: &Mutex<Tail>, durable: &mut Vec<(u64, u64)>) {
         for write in self.writes {
             match write {
                 Write::Append {
@@ -218,7 +227,11 @@ impl Group {
                     ..
                 } => {
                     if let (Ok(()), Some(last)) = (outcome, entries.last()) {
-                        durable.push((last.log_id.index + 1, epoch));
+                        let next = last.log_id.index + 1;
+                        match durable.last_mut() {
+                            Some((newest, of)) if *of == epoch => *newest = next.max(*newest),
+                            _ => durable.push((next, epoch)),
+                        }
                     }
                     drop(room);
                     done.io_completed(outcome.clone().map_err(Into::into));
@@ -236,7 +249,6 @@ impl Group {
                 Write::Truncate(_) | Write::Purge(_) => {}
             }
         }
-        durable
     }
 }
 

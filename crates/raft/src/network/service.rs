@@ -7,16 +7,18 @@ use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use brama_core::codec;
 use brama_proto::internal as pb;
 use brama_proto::internal::peer_server::Peer;
+use pb::answered::Answered;
 use pb::forward_request::Request as Asked;
 use pb::forward_response::Response as Told;
 
+use crate::batcher::Outcome;
 use crate::convert::{
     append_from_pb, append_result_to_pb, log_id_from_pb, log_id_to_pb, transfer_response_to_pb, vote_from_pb,
     vote_to_pb,
@@ -251,26 +253,21 @@ fn serve_forwarded(
     request: pb::ForwardRequest,
 ) -> impl Future<Output = pb::ForwardResponse> + Send {
     let queued = match request.request {
-        Some(Asked::Command(command)) => Work::Command(node.batcher.submit(command)),
+        Some(Asked::Commands(commands)) => {
+            let number = commands.command.len();
+            Work::Commands(number, node.batcher.submit_group(commands.command))
+        }
         Some(Asked::ReadIndex(_)) => Work::Read,
         Some(Asked::Membership(change)) => Work::Membership(change),
         None => Work::Nothing,
     };
     async move {
         let told = match queued {
-            Work::Command(Ok(outcome)) => match outcome.await {
-                Ok(Ok((answer, applied))) => {
-                    let answer = codec::encode_answer(&answer).into();
-                    Told::Applied(pb::Applied {
-                        answer,
-                        log_index: applied.index,
-                        revision: applied.revision,
-                    })
-                }
-                Ok(Err(error)) => refusal(&error),
-                Err(_) => Told::Unknown("the leader stopped".into()),
-            },
-            Work::Command(Err(error)) => refusal(&error),
+            Work::Commands(number, Ok(outcomes)) => {
+                let stopped = || vec![Err(ProposeError::unknown("the leader stopped")); number];
+                answers(outcomes.await.unwrap_or_else(|_| stopped()))
+            }
+            Work::Commands(number, Err(error)) => answers(vec![Err(error); number]),
             Work::Read => match node.reads.index().await {
                 Some(index) => Told::ReadIndex(index),
                 None => Told::NotLeader(pb::NotLeader::default()),
@@ -297,22 +294,38 @@ fn serve_forwarded(
 }
 
 enum Work {
-    Command(Result<tokio::sync::oneshot::Receiver<crate::batcher::Outcome>, ProposeError>),
+    Commands(usize, Result<oneshot::Receiver<Vec<Outcome>>, ProposeError>),
     Read,
     Membership(pb::MembershipChange),
     Nothing,
 }
 
-fn refusal(error: &ProposeError) -> Told {
+fn answers(outcomes: Vec<Outcome>) -> Told {
+    let answered = outcomes.into_iter().map(|outcome| pb::Answered {
+        answered: Some(match outcome {
+            Ok((answer, applied)) => Answered::Applied(pb::Applied {
+                answer: codec::encode_answer(&answer).into(),
+                log_index: applied.index,
+                revision: applied.revision,
+            }),
+            Err(error) => refusal(error),
+        }),
+    });
+    Told::Answers(pb::Answers {
+        answer: answered.collect(),
+    })
+}
+
+fn refusal(error: ProposeError) -> Answered {
     match error {
-        // All three were not appended; the follower tries again, here or elsewhere.
-        ProposeError::NoLeader | ProposeError::Stopping => Told::NotLeader(pb::NotLeader::default()),
-        ProposeError::Overloaded => Told::Refused(pb::Refused {
+        // Both were not appended; the follower tries again, here or elsewhere.
+        ProposeError::NoLeader | ProposeError::Stopping => Answered::NotLeader(pb::NotLeader::default()),
+        ProposeError::Overloaded => Answered::Refused(pb::Refused {
             kind: "overloaded".into(),
             message: error.to_string(),
         }),
-        ProposeError::Unknown { cause } => Told::Unknown(cause.clone()),
-        ProposeError::Refused(refusal) => Told::Refused(pb::Refused {
+        ProposeError::Unknown { cause } => Answered::Unknown(cause),
+        ProposeError::Refused(refusal) => Answered::Refused(pb::Refused {
             kind: "command".into(),
             message: refusal.to_string(),
         }),

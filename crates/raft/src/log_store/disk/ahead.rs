@@ -15,8 +15,12 @@ pub(super) struct Ahead {
     files: [JournalFile; 2],
     active: usize,
     identity: Identity,
-    /// What was asked for since the last flush, as steps; after the flush, what sled does not have yet.
+    /// What was asked for since the last flush, as steps.
     pending: Vec<u8>,
+    /// What is durable in the journal, and sled does not have yet, as steps.
+    unsettled: Vec<u8>,
+    /// Some of it gives room back.
+    gives_room: bool,
     /// The number of the newest record that is durable.
     newest: u64,
     /// Makes durable in sled what the file holds that is not active. `None`: it is.
@@ -31,6 +35,8 @@ impl Ahead {
             active: 0,
             identity,
             pending: Vec::new(),
+            unsettled: Vec::new(),
+            gives_room: false,
             newest,
             checkpoint: None,
         }
@@ -44,6 +50,10 @@ impl Ahead {
         self.files[0]
             .begin(&self.identity, generation)
             .map_err(|e| LogError::io("write", folder.join(FILES[0]), e))
+    }
+
+    pub(super) fn gives_room(&mut self) {
+        self.gives_room = true;
     }
 
     pub(super) fn pending(&mut self) -> &mut Vec<u8> {
@@ -95,22 +105,35 @@ impl Disk {
             file.sync().map_err(|e| LogError::io("sync", &path, e))?;
         } else {
             // Too large for the journal: sled gets it at once, and is waited for.
-            let steps = std::mem::take(&mut ahead.pending);
-            self.run(&steps)?;
+            self.settle_now(ahead)?;
+            self.run(&ahead.pending)?;
             self.checkpoint_now(ahead)?;
+            ahead.pending.clear();
         }
+        ahead.unsettled.append(&mut ahead.pending);
         ahead.newest = seq;
         self.write_mark(seq)
     }
 
-    /// Gives sled what the last [`Disk::commit`] made durable. Entries can be read from then on.
+    /// Whether there is enough for sled to make [`Disk::settle`] worth its while.
+    pub(in crate::log_store) fn should_settle(&self) -> bool {
+        let ahead = self.ahead.lock();
+        ahead.gives_room || ahead.unsettled.len() >= SETTLE_BYTES
+    }
+
+    /// Gives sled what is durable in the journal. Entries can be read from then on.
     pub(in crate::log_store) fn settle(&self) -> Result<(), LogError> {
         let mut ahead = self.ahead.lock();
-        let steps = std::mem::take(&mut ahead.pending);
+        self.settle_now(&mut ahead)
+    }
+
+    fn settle_now(&self, ahead: &mut Ahead) -> Result<(), LogError> {
+        let steps = std::mem::take(&mut ahead.unsettled);
         self.run(&steps)?;
         // Its room is used again.
-        ahead.pending = steps;
-        ahead.pending.clear();
+        ahead.unsettled = steps;
+        ahead.unsettled.clear();
+        ahead.gives_room = false;
         Ok(())
     }
 
@@ -127,6 +150,7 @@ impl Disk {
     /// Goes on in the other file. What it held must be durable in sled; what the full one holds becomes so meanwhile.
     fn turn(&self, ahead: &mut Ahead) -> Result<(), LogError> {
         ahead.join_checkpoint()?;
+        self.settle_now(ahead)?;
         let thread = std::thread::Builder::new().name("log-checkpoint".into());
         let started = thread
             .spawn(self.flusher())
@@ -199,10 +223,18 @@ impl Disk {
 
     fn run_steps<'a>(&self, steps: impl Iterator<Item = Step<'a>>) -> Result<(), LogError> {
         let mut frames = Vec::new();
-        for step in steps {
-            if let Step::Entry { index, frame } = step {
-                frames.push((index, frame));
-                continue;
+        let mut steps = steps.peekable();
+        while let Some(step) = steps.next() {
+            match step {
+                Step::Entry { index, frame } => {
+                    frames.push((index, frame));
+                    continue;
+                }
+                // The record after it promises more. (Before a removal there is always a record that takes back its promise.)
+                Step::Record(_) if matches!(steps.peek(), Some(Step::Entry { .. } | Step::Record(_))) => {
+                    continue;
+                }
+                _ => {}
             }
             self.add_frames(std::mem::take(&mut frames))?;
             match step {
@@ -215,3 +247,6 @@ impl Disk {
         self.add_frames(frames)
     }
 }
+
+/// Bytes of steps that wait before sled gets them: enough to leave out most records, and little enough that no flush waits for it.
+const SETTLE_BYTES: usize = 16 * 1024;

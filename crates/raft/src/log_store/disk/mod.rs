@@ -202,7 +202,9 @@ impl Disk {
 
     /// Drops the segments that lie wholly before index `begin`. The record must say that the log begins there.
     pub(super) fn remove_before(&self, begin: u64) {
-        steps::push_remove_before(self.ahead.lock().pending(), begin);
+        let mut ahead = self.ahead.lock();
+        steps::push_remove_before(ahead.pending(), begin);
+        ahead.gives_room();
     }
 
     /// Writes the record. Durable with the next [`Disk::commit`], in order with all that was written before.
