@@ -40,44 +40,34 @@ const CLOCK_ENTRY_EVERY: Duration = Duration::from_secs(1);
 /// What became of a command: the state machine's answer, and how far the state was then.
 pub(crate) type Outcome = Result<(Answer, Applied), ProposeError>;
 
-/// Commands on their way into the log, as the core's codec writes them.
-pub(crate) enum Job {
-    One(Bytes, oneshot::Sender<Outcome>),
-    /// What came from a follower together. Its outcomes come together too, in their order.
-    Group(Vec<Bytes>, oneshot::Sender<Vec<Outcome>>),
+/// Commands on their way into the log, as the core's codec writes them. They came together, go into one entry, and their outcomes come
+/// together, in their order.
+pub(crate) struct Job {
+    commands: Vec<Bytes>,
+    reply: oneshot::Sender<Vec<Outcome>>,
 }
 
 impl Job {
     fn refuse(self, error: &ProposeError) {
-        match self {
-            Self::One(_, reply) => Waiting::One(reply),
-            Self::Group(commands, reply) => Waiting::Group(vec![None; commands.len()], reply),
-        }
-        .fail(error);
+        // Nobody may wait any more, which is no problem here.
+        let _ = self.reply.send(vec![Err(error.clone()); self.commands.len()]);
     }
 }
 
 /// Who waits for what became of an entry.
-enum Waiting {
-    One(oneshot::Sender<Outcome>),
+struct Waiting {
     /// A command that did not get into the entry has its error already.
-    Group(Vec<Option<ProposeError>>, oneshot::Sender<Vec<Outcome>>),
+    refused: Vec<Option<ProposeError>>,
+    reply: oneshot::Sender<Vec<Outcome>>,
 }
 
 impl Waiting {
-    /// Nobody may wait any more, which is no problem here.
     fn tell(self, mut next: impl FnMut() -> Outcome) {
-        match self {
-            Self::One(reply) => {
-                let _ = reply.send(next());
-            }
-            Self::Group(refused, reply) => {
-                let outcomes = refused
-                    .into_iter()
-                    .map(|refused| refused.map_or_else(&mut next, Err));
-                let _ = reply.send(outcomes.collect());
-            }
-        }
+        let outcomes = self
+            .refused
+            .into_iter()
+            .map(|refused| refused.map_or_else(&mut next, Err));
+        let _ = self.reply.send(outcomes.collect());
     }
 
     fn fail(self, error: &ProposeError) {
@@ -105,34 +95,22 @@ impl Batcher {
         )
     }
 
-    /// Queues a command; what became of it comes through the receiver.
+    /// Queues commands; what became of them comes through the receiver.
     ///
     /// # Errors
     /// [`ProposeError::Overloaded`] when too many are waiting.
-    pub(crate) fn submit(&self, command: Bytes) -> Result<oneshot::Receiver<Outcome>, ProposeError> {
-        let (reply, outcome) = oneshot::channel();
-        self.queue(Job::One(command, reply))?;
-        Ok(outcome)
-    }
-
-    /// Queues commands that came together. They go into one entry, in their order.
-    ///
-    /// # Errors
-    /// As [`Batcher::submit`], for all of them.
-    pub(crate) fn submit_group(
+    pub(crate) fn submit(
         &self,
         commands: Vec<Bytes>,
     ) -> Result<oneshot::Receiver<Vec<Outcome>>, ProposeError> {
         let (reply, outcomes) = oneshot::channel();
-        self.queue(Job::Group(commands, reply))?;
+        self.jobs
+            .try_send(Job { commands, reply })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => ProposeError::Stopping,
+            })?;
         Ok(outcomes)
-    }
-
-    fn queue(&self, job: Job) -> Result<(), ProposeError> {
-        self.jobs.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopping,
-        })
     }
 
     /// Queues a timer's command: before all others, and never refused for load.
@@ -142,10 +120,11 @@ impl Batcher {
     pub(crate) async fn submit_urgent(
         &self,
         command: Bytes,
-    ) -> Result<oneshot::Receiver<Outcome>, ProposeError> {
+    ) -> Result<oneshot::Receiver<Vec<Outcome>>, ProposeError> {
         let (reply, outcome) = oneshot::channel();
+        let commands = vec![command];
         self.urgent
-            .send(Job::One(command, reply))
+            .send(Job { commands, reply })
             .await
             .map_err(|_| ProposeError::Stopping)?;
         Ok(outcome)
@@ -179,9 +158,7 @@ impl BatcherTask {
                 leading = term;
                 // A new leader's first entry tells every follower the time by its clock.
                 if term.is_some() {
-                    let (reply, _) = oneshot::channel();
-                    let nobody = vec![Waiting::One(reply)];
-                    if let Some(entry) = self.propose(BatchBuilder::default(), nobody).await {
+                    if let Some(entry) = self.propose(BatchBuilder::default(), Vec::new()).await {
                         in_flight.push(entry);
                     }
                     last_entry = Instant::now();
@@ -232,16 +209,12 @@ impl BatcherTask {
         let mut next = first;
         while let Some(job) = next {
             // Nobody waits any more: the caller's deadline is over, and it was told that nothing is known.
-            match job {
-                Job::One(command, reply) if !reply.is_closed() => match push(&mut builder, &command) {
-                    None => waiting.push(Waiting::One(reply)),
-                    Some(error) => Waiting::One(reply).fail(&error),
-                },
-                Job::Group(commands, reply) if !reply.is_closed() => {
-                    let refused = commands.iter().map(|command| push(&mut builder, command));
-                    waiting.push(Waiting::Group(refused.collect(), reply));
-                }
-                Job::One(..) | Job::Group(..) => {}
+            if !job.reply.is_closed() {
+                let refused = job.commands.iter().map(|command| push(&mut builder, command));
+                waiting.push(Waiting {
+                    refused: refused.collect(),
+                    reply: job.reply,
+                });
             }
             if builder.len() >= MAX_COMMANDS || builder.bytes() >= MAX_ENTRY_BYTES {
                 break;
@@ -277,7 +250,6 @@ impl BatcherTask {
                     let Answers { answers, revision } = written.data;
                     let applied = Applied { index, revision };
                     let mut answers = answers.into_iter();
-                    // The first entry of a term answers somebody who asked nothing.
                     let mut next = || {
                         let answer = answers.next().map(|answer| (answer, applied));
                         answer.ok_or_else(|| ProposeError::unknown("the state machine gave no answer"))

@@ -34,14 +34,6 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Who leads, as this node knows it; `None` while nobody does.
 pub(crate) type KnownLeader = Option<(u64, Member)>;
 
-/// What the leader answered.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    Applied { answer: Answer, applied: Applied },
-    ReadIndex(u64),
-    MembershipDone(u64),
-}
-
 /// Why it did not.
 #[derive(Debug, Clone)]
 pub(crate) enum ForwardError {
@@ -53,24 +45,45 @@ pub(crate) enum ForwardError {
     Refused { kind: String, message: String },
 }
 
+impl ForwardError {
+    fn stopping() -> Self {
+        Self::Unknown("this node is stopping".into())
+    }
+}
+
 /// Where a follower's requests go in. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Forwarder {
     requests: mpsc::Sender<Request>,
 }
 
-pub(crate) struct Request {
-    ask: Ask,
-    reply: Replier,
+type Replier<T> = oneshot::Sender<Result<T, ForwardError>>;
+/// What became of a command.
+type Outcome = Result<(Answer, Applied), ForwardError>;
+
+/// What a caller wants of the leader, and where the answer goes.
+pub(crate) enum Request {
+    /// One outcome a command, in their order.
+    Commands(Vec<Bytes>, oneshot::Sender<Vec<Outcome>>),
+    ReadIndex(Replier<u64>),
+    Membership(pb::MembershipChange, Replier<u64>),
 }
 
-type Replier = oneshot::Sender<Result<Reply, ForwardError>>;
+impl Request {
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Commands(_, reply) => reply.is_closed(),
+            Self::ReadIndex(reply) | Self::Membership(_, reply) => reply.is_closed(),
+        }
+    }
 
-/// What a caller wants of the leader.
-enum Ask {
-    Command(Bytes),
-    ReadIndex,
-    Membership(pb::MembershipChange),
+    fn fail(self, error: &ForwardError) {
+        match self {
+            Self::Commands(commands, reply) => Waiting::Commands(vec![(commands.len(), reply)]),
+            Self::ReadIndex(reply) | Self::Membership(_, reply) => Waiting::Number(vec![reply]),
+        }
+        .fail(error);
+    }
 }
 
 impl Forwarder {
@@ -79,42 +92,42 @@ impl Forwarder {
         (Self { requests }, waiting)
     }
 
-    pub(crate) async fn command(&self, command: Bytes) -> Result<(Answer, Applied), ForwardError> {
-        match self.ask(Ask::Command(command)).await? {
-            Reply::Applied { answer, applied } => Ok((answer, applied)),
-            other => Err(ForwardError::Unknown(format!(
-                "the leader answered a command with {other:?}"
-            ))),
+    /// One outcome a command, in their order.
+    pub(crate) async fn commands(&self, commands: Vec<Bytes>) -> Vec<Outcome> {
+        let number = commands.len();
+        let (reply, outcomes) = oneshot::channel();
+        // A full queue: nothing was sent, the caller may try again until its deadline.
+        if self
+            .requests
+            .try_send(Request::Commands(commands, reply))
+            .is_err()
+        {
+            return vec![Err(ForwardError::NotLeader); number];
         }
+        outcomes
+            .await
+            .unwrap_or_else(|_| vec![Err(ForwardError::stopping()); number])
     }
 
     pub(crate) async fn read_index(&self) -> Result<u64, ForwardError> {
-        match self.ask(Ask::ReadIndex).await? {
-            Reply::ReadIndex(index) => Ok(index),
-            other => Err(ForwardError::Unknown(format!(
-                "the leader answered a read with {other:?}"
-            ))),
-        }
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::ReadIndex(reply), answer).await
     }
 
     pub(crate) async fn membership(&self, change: pb::MembershipChange) -> Result<u64, ForwardError> {
-        match self.ask(Ask::Membership(change)).await? {
-            Reply::MembershipDone(id) => Ok(id),
-            other => Err(ForwardError::Unknown(format!(
-                "the leader answered a change with {other:?}"
-            ))),
-        }
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Membership(change, reply), answer).await
     }
 
-    async fn ask(&self, ask: Ask) -> Result<Reply, ForwardError> {
-        let (reply, answer) = oneshot::channel();
-        // A full queue: nothing was sent, the caller may try again until its deadline.
+    async fn ask(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<u64, ForwardError>>,
+    ) -> Result<u64, ForwardError> {
         self.requests
-            .try_send(Request { ask, reply })
+            .try_send(request)
             .map_err(|_| ForwardError::NotLeader)?;
-        answer
-            .await
-            .unwrap_or_else(|_| Err(ForwardError::Unknown("this node is stopping".into())))
+        answer.await.unwrap_or_else(|_| Err(ForwardError::stopping()))
     }
 }
 
@@ -153,7 +166,7 @@ impl ForwarderTask {
                 () = self.stop.cancelled() => return false,
                 changed = self.leader.changed() => return changed.is_ok(),
                 request = self.requests.recv() => match request {
-                    Some(request) => { let _ = request.reply.send(Err(ForwardError::NotLeader)); }
+                    Some(request) => request.fail(&ForwardError::NotLeader),
                     None => return false,
                 }
             }
@@ -180,13 +193,13 @@ impl ForwarderTask {
         let Some(responses) = opened else {
             // Turn away what waits, then try again: the leader may be on its way out.
             while let Ok(request) = self.requests.try_recv() {
-                let _ = request.reply.send(Err(ForwardError::NotLeader));
+                request.fail(&ForwardError::NotLeader);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
             return !self.stop.is_cancelled();
         };
         let mut responses = responses.into_inner();
-        let mut unanswered = HashMap::<u64, Vec<Replier>>::new();
+        let mut unanswered = HashMap::<u64, Waiting>::new();
         let mut next_id = 0;
         let mut waiting = Vec::new();
         let ended = loop {
@@ -196,8 +209,8 @@ impl ForwarderTask {
                 _ = self.leader.changed() => break "the leader changed",
                 response = responses.next() => match response {
                     Some(Ok(response)) => {
-                        if let Some(repliers) = unanswered.remove(&response.id) {
-                            tell(response, repliers);
+                        if let Some(waiting) = unanswered.remove(&response.id) {
+                            waiting.tell(response);
                         }
                     }
                     Some(Err(_)) | None => break "the connection to the leader was lost",
@@ -211,15 +224,15 @@ impl ForwarderTask {
                         waiting.push(request);
                     }
                     let mut lost = false;
-                    for (request, repliers) in groups(waiting.drain(..)) {
+                    for (request, callers) in messages(waiting.drain(..)) {
                         next_id += 1;
                         let message = pb::ForwardRequest { id: next_id, request: Some(request) };
                         // Nothing else sends, and the channel holds more than one loop makes.
                         lost = lost || sender.send_timeout(message, OPEN_TIMEOUT).await.is_err();
                         if lost {
-                            fail(repliers, &ForwardError::NotLeader);
+                            callers.fail(&ForwardError::NotLeader);
                         } else {
-                            unanswered.insert(next_id, repliers);
+                            unanswered.insert(next_id, callers);
                         }
                     }
                     if lost { break "the connection to the leader was lost" }
@@ -227,91 +240,105 @@ impl ForwarderTask {
             }
         };
         // They were sent: whether they took effect, nobody here knows.
-        for repliers in unanswered.into_values() {
-            fail(repliers, &ForwardError::Unknown(ended.into()));
+        for callers in unanswered.into_values() {
+            callers.fail(&ForwardError::Unknown(ended.into()));
         }
         !self.stop.is_cancelled()
     }
 }
 
 /// What waits together, as messages: the commands in their order, and one question for all reads.
-fn groups(waiting: impl Iterator<Item = Request>) -> Vec<(Asked, Vec<Replier>)> {
+fn messages(waiting: impl Iterator<Item = Request>) -> Vec<(Asked, Waiting)> {
     let mut messages = Vec::new();
     let mut commands = pb::Commands::default();
     let mut callers = Vec::new();
     let mut bytes = 0;
     let mut readers = Vec::new();
-    for Request { ask, reply } in waiting.filter(|request| !request.reply.is_closed()) {
-        match ask {
-            Ask::Command(command) => {
-                bytes += command.len();
-                commands.command.push(command);
-                callers.push(reply);
+    for request in waiting.filter(|request| !request.is_abandoned()) {
+        match request {
+            Request::Commands(group, reply) => {
+                bytes += group.iter().map(Bytes::len).sum::<usize>();
+                callers.push((group.len(), reply));
+                commands.command.extend(group);
                 if bytes >= MAX_GROUP_BYTES {
                     let full = Asked::Commands(std::mem::take(&mut commands));
-                    messages.push((full, std::mem::take(&mut callers)));
+                    messages.push((full, Waiting::Commands(std::mem::take(&mut callers))));
                     bytes = 0;
                 }
             }
-            Ask::ReadIndex => readers.push(reply),
-            Ask::Membership(change) => messages.push((Asked::Membership(change), vec![reply])),
+            Request::ReadIndex(reply) => readers.push(reply),
+            Request::Membership(change, reply) => {
+                messages.push((Asked::Membership(change), Waiting::Number(vec![reply])));
+            }
         }
     }
     if !callers.is_empty() {
-        messages.push((Asked::Commands(commands), callers));
+        messages.push((Asked::Commands(commands), Waiting::Commands(callers)));
     }
     if !readers.is_empty() {
-        messages.push((Asked::ReadIndex(true), readers));
+        messages.push((Asked::ReadIndex(true), Waiting::Number(readers)));
     }
     messages
 }
 
-fn fail(repliers: Vec<Replier>, error: &ForwardError) {
-    for reply in repliers {
-        let _ = reply.send(Err(error.clone()));
+/// Who waits for the answer to a message. Who does not wait any more does not matter.
+enum Waiting {
+    /// Each for so many of the message's commands.
+    Commands(Vec<(usize, oneshot::Sender<Vec<Outcome>>)>),
+    Number(Vec<Replier<u64>>),
+}
+
+impl Waiting {
+    fn fail(self, error: &ForwardError) {
+        match self {
+            Self::Commands(callers) => {
+                for (number, reply) in callers {
+                    let _ = reply.send(vec![Err(error.clone()); number]);
+                }
+            }
+            Self::Number(callers) => {
+                for reply in callers {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Tells each caller its part of a response.
+    fn tell(self, response: pb::ForwardResponse) {
+        match (self, response.response) {
+            (Self::Commands(callers), Some(Told::Answers(answers))) => {
+                let mut answers = answers.answer.into_iter();
+                for (number, reply) in callers {
+                    let outcomes = (0..number).map(|_| read_answer(answers.next().and_then(|a| a.answered)));
+                    let _ = reply.send(outcomes.collect());
+                }
+            }
+            (Self::Number(callers), Some(Told::ReadIndex(number) | Told::MembershipDone(number))) => {
+                for reply in callers {
+                    let _ = reply.send(Ok(number));
+                }
+            }
+            (callers, told) => callers.fail(&match told {
+                Some(Told::NotLeader(_)) => ForwardError::NotLeader,
+                Some(Told::Unknown(cause)) => ForwardError::Unknown(cause),
+                Some(Told::Refused(refused)) => refusal(refused),
+                _ => ForwardError::Unknown("the leader did not answer what it was asked".into()),
+            }),
+        }
     }
 }
 
-/// Tells each caller its part of a response. Who does not wait any more does not matter.
-fn tell(response: pb::ForwardResponse, repliers: Vec<Replier>) {
-    let outcome = match response.response {
-        Some(Told::Answers(answers)) => {
-            let mut answers = answers.answer.into_iter();
-            for reply in repliers {
-                let _ = reply.send(read_answer(answers.next().and_then(|answer| answer.answered)));
-            }
-            return;
-        }
-        Some(Told::ReadIndex(index)) => {
-            for reply in repliers {
-                let _ = reply.send(Ok(Reply::ReadIndex(index)));
-            }
-            return;
-        }
-        Some(Told::MembershipDone(id)) => {
-            for reply in repliers {
-                let _ = reply.send(Ok(Reply::MembershipDone(id)));
-            }
-            return;
-        }
-        Some(Told::NotLeader(_)) => ForwardError::NotLeader,
-        Some(Told::Unknown(cause)) => ForwardError::Unknown(cause),
-        Some(Told::Refused(refused)) => refusal(refused),
-        None => ForwardError::Unknown("the leader answered nothing".into()),
-    };
-    fail(repliers, &outcome);
-}
-
-fn read_answer(answered: Option<Answered>) -> Result<Reply, ForwardError> {
+fn read_answer(answered: Option<Answered>) -> Outcome {
     match answered {
         Some(Answered::Applied(applied)) => match codec::decode_answer(&applied.answer) {
-            Ok(answer) => Ok(Reply::Applied {
+            Ok(answer) => Ok((
                 answer,
-                applied: Applied {
+                Applied {
                     index: applied.log_index,
                     revision: applied.revision,
                 },
-            }),
+            )),
             Err(error) => Err(ForwardError::Unknown(format!("the leader's answer is {error}"))),
         },
         Some(Answered::NotLeader(_)) => Err(ForwardError::NotLeader),

@@ -14,11 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use brama_core::command::ClusterId;
-use brama_core::reply::Answer;
 use brama_proto::internal as pb;
 use pb::membership_change::Kind;
 
-use crate::batcher::Batcher;
+use crate::batcher::{Batcher, Outcome};
 use crate::clock::ClusterClock;
 use crate::data_dir::DataDir;
 use crate::errors::{AdminError, ProposeError};
@@ -30,7 +29,7 @@ use crate::peers::{Peers, Shown};
 use crate::quorum::Quorum;
 use crate::reads::Reads;
 use crate::state_store::{SharedState, Standing, StateStore};
-use crate::status::{Applied, Leadership};
+use crate::status::Leadership;
 use crate::types::{Incarnation, TypeConfig};
 
 /// openraft, as this crate uses it.
@@ -78,20 +77,21 @@ impl Inner {
         self.leadership.borrow().term.is_some()
     }
 
-    /// One try, through whoever leads now.
-    pub(crate) async fn propose_once(&self, command: Bytes) -> Result<(Answer, Applied), ProposeError> {
+    /// One try, through whoever leads now. One outcome a command, in their order.
+    pub(crate) async fn propose_once(&self, commands: Vec<Bytes>) -> Vec<Outcome> {
+        let number = commands.len();
         if self.leads() {
-            let outcome = self.batcher.submit(command)?;
-            return outcome.await.unwrap_or_else(|_| {
-                Err(ProposeError::Unknown {
-                    cause: "this node is stopping".into(),
-                })
-            });
+            return match self.batcher.submit(commands) {
+                Ok(outcomes) => outcomes.await.unwrap_or_else(|_| {
+                    let error = ProposeError::unknown("this node is stopping");
+                    vec![Err(error); number]
+                }),
+                Err(error) => vec![Err(error); number],
+            };
         }
-        self.forwarder
-            .command(command)
-            .await
-            .map_err(|error| match error {
+        let outcomes = self.forwarder.commands(commands).await.into_iter();
+        let outcomes = outcomes.map(|outcome| {
+            outcome.map_err(|error| match error {
                 ForwardError::NotLeader => ProposeError::NoLeader,
                 ForwardError::Unknown(cause) => ProposeError::Unknown { cause },
                 ForwardError::Refused { kind, .. } if kind == "overloaded" => ProposeError::Overloaded,
@@ -101,6 +101,8 @@ impl Inner {
                 }
                 .into(),
             })
+        });
+        outcomes.collect()
     }
 
     /// Waits until it makes sense to ask again; false once there is no time left for that: an attempt that the deadline ends is one whose

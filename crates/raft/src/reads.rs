@@ -49,6 +49,13 @@ pub(crate) async fn run(
             () = stop.cancelled() => break,
             n = waiting.recv_many(&mut group, MAX_WAITING) => if n == 0 { break },
         }
+        // Those who are just being read from their connections come along.
+        tokio::task::yield_now().await;
+        while group.len() < MAX_WAITING
+            && let Ok(reply) = waiting.try_recv()
+        {
+            group.push(reply);
+        }
         let answer =
             tokio::time::timeout(patience, raft.get_read_log_id(openraft::ReadPolicy::ReadIndex)).await;
         let index = match answer {

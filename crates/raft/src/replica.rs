@@ -20,7 +20,7 @@ use brama_proto::internal as pb;
 use brama_proto::internal::peer_server::PeerServer;
 use pb::membership_change::Kind;
 
-use crate::batcher::{Batcher, BatcherTask};
+use crate::batcher::{Batcher, BatcherTask, Outcome};
 use crate::clock::ClusterClock;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::errors::{AdminError, ProposeError, ReadError};
@@ -271,33 +271,54 @@ impl Replica {
         command: Command,
         deadline: Instant,
     ) -> Result<(Reply, Applied), ProposeError> {
+        let mut results = self.propose_all(vec![command], deadline).await;
+        let nothing = || Err(ProposeError::unknown("a command got no outcome"));
+        results.pop().unwrap_or_else(nothing)
+    }
+
+    /// [`Replica::propose`] for commands that came together, e.g. on one stream: they share one way to the leader and back, and are applied
+    /// in their order. One result each, in that order too.
+    pub async fn propose_all(
+        &self,
+        commands: Vec<Command>,
+        deadline: Instant,
+    ) -> Vec<Result<(Reply, Applied), ProposeError>> {
         let inner = &self.inner;
-        inner.state.read(|machine| machine.precheck(&command))?;
-        let repeatable = match &command {
-            Command::Report(batch) => batch.session.is_some(),
-            Command::Acquire { .. } => true,
-            _ => false,
-        };
-        let encoded = Bytes::from(codec::encode_command(&command));
-        let mut unknown = None;
+        let mut proposals: Vec<_> = inner.state.read(|machine| {
+            let checked = commands
+                .iter()
+                .map(|command| Proposal::new(command, machine.precheck(command).err()));
+            checked.collect()
+        });
         loop {
+            let open = || proposals.iter().filter(|proposal| proposal.result.is_none());
+            let encoded: Vec<_> = open().map(|proposal| proposal.encoded.clone()).collect();
+            if encoded.is_empty() {
+                break;
+            }
             if inner.closing.is_cancelled() {
-                return Err(unknown.unwrap_or(ProposeError::Stopping));
+                end(&mut proposals, || ProposeError::Stopping);
+                break;
             }
-            match tokio::time::timeout_at(deadline, inner.propose_once(encoded.clone())).await {
-                Ok(Ok((answer, applied))) => return Ok((answer?, applied)),
-                Ok(Err(ProposeError::NoLeader)) => {}
-                Ok(Err(error @ ProposeError::Unknown { .. })) if repeatable => unknown = Some(error),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => {
-                    let cause = "no answer came before the deadline".to_owned();
-                    return Err(unknown.unwrap_or(ProposeError::Unknown { cause }));
+            match tokio::time::timeout_at(deadline, inner.propose_once(encoded)).await {
+                Ok(outcomes) => {
+                    let open = proposals.iter_mut().filter(|proposal| proposal.result.is_none());
+                    open.zip(outcomes)
+                        .for_each(|(proposal, outcome)| proposal.hear(outcome));
                 }
+                Err(_) => end(&mut proposals, || {
+                    ProposeError::unknown("no answer came before the deadline")
+                }),
             }
-            if !inner.wait_for_a_leader(deadline).await {
-                return Err(unknown.unwrap_or(ProposeError::NoLeader));
+            let done = proposals.iter().all(|proposal| proposal.result.is_some());
+            if !done && !inner.wait_for_a_leader(deadline).await {
+                end(&mut proposals, || ProposeError::NoLeader);
             }
         }
+        proposals
+            .into_iter()
+            .filter_map(|proposal| proposal.result)
+            .collect()
     }
 
     /// Returns once the local state contains everything acknowledged before the call, anywhere in the cluster.
@@ -426,7 +447,7 @@ impl Replica {
         let command = codec::encode_command(&Command::Fire { term, due });
         let outcome = inner.batcher.submit_urgent(command.into()).await?;
         match outcome.await {
-            Ok(outcome) => outcome.map(|_| ()),
+            Ok(outcomes) => outcomes.into_iter().try_for_each(|outcome| outcome.map(drop)),
             Err(_) => Err(ProposeError::Stopping),
         }
     }
@@ -554,5 +575,52 @@ impl Replica {
             ..Default::default()
         };
         self.inner.admin(change, deadline).await
+    }
+}
+
+/// A command until its outcome is known.
+struct Proposal {
+    encoded: Bytes,
+    /// It may be applied twice without harm.
+    repeatable: bool,
+    /// What an earlier attempt left open.
+    unknown: Option<ProposeError>,
+    result: Option<Result<(Reply, Applied), ProposeError>>,
+}
+
+impl Proposal {
+    fn new(command: &Command, refused: Option<brama_core::Refusal>) -> Self {
+        let repeatable = match command {
+            Command::Report(batch) => batch.session.is_some(),
+            Command::Acquire { .. } => true,
+            _ => false,
+        };
+        Self {
+            encoded: Bytes::from(codec::encode_command(command)),
+            repeatable,
+            unknown: None,
+            result: refused.map(|refusal| Err(refusal.into())),
+        }
+    }
+
+    /// What one attempt came to; without a result it is tried again.
+    fn hear(&mut self, outcome: Outcome) {
+        match outcome {
+            Ok((answer, applied)) => {
+                let result = answer.map(|reply| (reply, applied));
+                self.result = Some(result.map_err(ProposeError::from));
+            }
+            Err(ProposeError::NoLeader) => {}
+            Err(error @ ProposeError::Unknown { .. }) if self.repeatable => self.unknown = Some(error),
+            Err(error) => self.result = Some(Err(error)),
+        }
+    }
+}
+
+/// Nothing is tried any more. What an earlier attempt left open stays open; for the others `why` says what became of them.
+fn end(proposals: &mut [Proposal], why: impl Fn() -> ProposeError) {
+    let open = proposals.iter_mut().filter(|proposal| proposal.result.is_none());
+    for proposal in open {
+        proposal.result = Some(Err(proposal.unknown.take().unwrap_or_else(&why)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::Machine;
 use super::check::validate;
@@ -58,27 +58,39 @@ impl Machine {
 
     /// The hash covers what went in, what came out, and every circuit that was touched as it is now.
     fn feed_hash(&mut self, term: u64, batch: &Batch, answers: &[Answer], revision: u64) {
-        let mut hash = Hasher(Xxh3::new());
-        hash.feed(&(self.state.hash, term, batch, answers));
+        let mut fed = std::mem::take(&mut self.fed);
+        feed(&mut fed, &(self.state.hash, term, batch, answers));
         self.touched.sort_unstable();
         self.touched.dedup();
         for id in self.touched.drain(..) {
-            hash.feed(&(id, self.state.circuits.get(&id).map(|circuit| &**circuit)));
+            feed(
+                &mut fed,
+                &(id, self.state.circuits.get(&id).map(|circuit| &**circuit)),
+            );
         }
         // All events of this entry are still there: the log drops the oldest, and hashing happens before the next entry. Those that a
         // very small log dropped at once are covered by their revisions.
         let kept = revision.max(self.state.events.oldest() - 1);
         let events = self.state.events.after(kept, usize::MAX).unwrap_or_default();
-        hash.feed(&(self.state.events.revision(), self.state.time, self.state.sweeps));
+        feed(
+            &mut fed,
+            &(self.state.events.revision(), self.state.time, self.state.sweeps),
+        );
         for event in events {
-            hash.feed(&*event);
+            feed(&mut fed, &*event);
         }
-        self.state.hash = hash.0.digest();
+        self.state.hash = xxh3_64(&fed);
+        // Its room is used again, unless this was a giant.
+        if fed.capacity() <= FED_KEPT_BYTES {
+            fed.clear();
+            self.fed = fed;
+        }
     }
 
     fn bootstrap(&mut self, first: &Bootstrap) -> Reply {
         if self.state.cluster.is_none() {
             self.state.cluster = Some(Arc::new(first.clone()));
+            self.inherited = None;
         }
         Reply::Done
     }
@@ -229,6 +241,7 @@ impl Machine {
         let changed = *self.state.global != after || self.state.global_options != options;
         if changed {
             self.state.global = Arc::new(after);
+            self.inherited = None;
             self.state.global_options = options;
             let event = Event {
                 revision: self.state.events.revision() + 1,
@@ -270,7 +283,7 @@ impl Machine {
             act(circuit, &policy, now)
         });
         if let Some(transition) = transition {
-            self.emit_transition(id, transition, reason.clone(), None);
+            self.emit_transition(id, transition, reason.clone());
         }
         Ok(Reply::Changed {
             circuit: Box::new(self.status_of(id)?),
@@ -373,31 +386,11 @@ fn shared(metadata: &Metadata) -> Arc<Metadata> {
     }
 }
 
-/// Feeds encodings to a hash without keeping them.
-struct Hasher(Xxh3);
-
-impl Hasher {
-    fn feed(&mut self, value: &impl serde::Serialize) {
-        postcard::to_extend(value, Feed(&mut self.0)).expect("state and commands have encodings");
-    }
+/// Adds an encoding to what the hash is fed.
+fn feed(fed: &mut Vec<u8>, value: &impl serde::Serialize) {
+    let filled = postcard::to_extend(value, std::mem::take(fed));
+    *fed = filled.expect("state and commands have encodings");
 }
 
-struct Feed<'a>(&'a mut Xxh3);
-
-impl Extend<u8> for Feed<'_> {
-    fn extend<T: IntoIterator<Item = u8>>(&mut self, bytes: T) {
-        let mut buffer = [0; 64];
-        let mut bytes = bytes.into_iter();
-        loop {
-            let mut n = 0;
-            for byte in bytes.by_ref().take(buffer.len()) {
-                buffer[n] = byte;
-                n += 1;
-            }
-            if n == 0 {
-                return;
-            }
-            self.0.update(&buffer[..n]);
-        }
-    }
-}
+/// Room for the hash's food that is kept from one entry to the next.
+const FED_KEPT_BYTES: usize = 4 * 1024 * 1024;

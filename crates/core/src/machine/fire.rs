@@ -81,7 +81,7 @@ impl Machine {
             return;
         }
         if let Some(Some(transition)) = self.change(id, |circuit| circuit.half_open(now)) {
-            self.emit_transition(id, transition, None, None);
+            self.emit_transition(id, transition, None);
         }
     }
 

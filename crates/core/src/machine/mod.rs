@@ -14,6 +14,7 @@
 mod apply;
 mod check;
 mod fire;
+mod moment;
 mod query;
 mod report;
 
@@ -21,12 +22,13 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use self::moment::Moment;
 use crate::circuit::{Circuit, State as CircuitState, Transition};
 use crate::command::{Bootstrap, CircuitId, ClusterId};
 use crate::event::{Cause, Event, EventKind};
 use crate::event_log::EventLog;
 use crate::limits::Limits;
-use crate::name::{CircuitName, Metadata};
+use crate::name::CircuitName;
 use crate::policy::{EffectivePolicy, GlobalOptions, Policy};
 use crate::session::Session;
 use crate::snapshot::Frozen;
@@ -39,8 +41,32 @@ pub struct Machine {
     state: State,
     /// Derived.
     timers: Timers,
+    /// Derived: what circuits inherit; `None` since that has changed.
+    inherited: Option<Inherited>,
     /// Circuits that the entry being applied has touched; empty between entries.
     touched: Vec<CircuitId>,
+    /// What the entry being applied feeds to the hash; empty between entries.
+    fed: Vec<u8>,
+}
+
+/// What a circuit inherits from the cluster, and what holds for one that has no options of its own.
+#[derive(Debug)]
+struct Inherited {
+    policy: Policy,
+    effective: EffectivePolicy,
+}
+
+impl Inherited {
+    fn of(cluster: Option<&Bootstrap>, global: &Policy) -> Self {
+        let policy = cluster.map_or_else(|| global.clone(), |cluster| cluster.defaults.overlaid(global));
+        let effective = EffectivePolicy::resolve(&policy, &Policy::default());
+        Self { policy, effective }
+    }
+
+    /// What holds for a circuit with these options of its own, without the list of them: to decide, not to show.
+    fn deciding(&self, own: &Policy) -> EffectivePolicy {
+        EffectivePolicy::resolve(&self.policy.overlaid(own), &Policy::default())
+    }
 }
 
 /// The replicated state. Its clone is O(1).
@@ -84,29 +110,24 @@ impl State {
             .map_or_else(Limits::default, |cluster| cluster.limits)
     }
 
-    /// What a circuit inherits.
-    fn inherited(&self) -> Policy {
-        match &self.cluster {
-            Some(cluster) => cluster.defaults.overlaid(&self.global),
-            None => (*self.global).clone(),
-        }
+    fn inherited(&self) -> Inherited {
+        Inherited::of(self.cluster.as_deref(), &self.global)
     }
 
     /// What holds for a circuit with these options of its own.
     fn effective(&self, own: Option<&Policy>) -> EffectivePolicy {
         let nothing = Policy::default();
         let own = own.unwrap_or(&nothing);
-        EffectivePolicy::resolve(&self.inherited().overlaid(own), own)
+        EffectivePolicy::resolve(&self.inherited().policy.overlaid(own), own)
     }
 
     /// The same without the list of own options: to decide, not to show.
     fn deciding(&self, circuit: &Circuit) -> EffectivePolicy {
         let inherited = self.inherited();
-        let policy = match &circuit.own {
-            Some(own) => inherited.overlaid(own),
-            None => inherited,
-        };
-        EffectivePolicy::resolve(&policy, &Policy::default())
+        match &circuit.own {
+            Some(own) => inherited.deciding(own),
+            None => inherited.effective,
+        }
     }
 
     fn effective_global(&self) -> GlobalOptions {
@@ -145,7 +166,7 @@ impl Machine {
         Self {
             state: frozen.state,
             timers,
-            touched: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -188,54 +209,23 @@ impl Machine {
     }
 
     /// Writes the event of a transition.
-    fn emit_transition(
-        &mut self,
-        id: CircuitId,
-        transition: Transition,
-        reason: Option<Arc<str>>,
-        metadata: Option<Arc<Metadata>>,
-    ) {
-        let new_state = match transition.kind {
-            EventKind::CircuitOpened => crate::circuit::StateName::Open,
-            EventKind::CircuitHalfOpened => crate::circuit::StateName::HalfOpen,
-            _ => crate::circuit::StateName::Closed,
-        };
+    fn emit_transition(&mut self, id: CircuitId, transition: Transition, reason: Option<Arc<str>>) {
         let Some(circuit) = self.state.circuits.get(&id) else {
             return;
         };
-        let event = Event {
-            previous_state: Some(transition.previous),
-            new_state: Some(new_state),
-            failure_count: transition.failure_count,
-            reason,
-            metadata: metadata.unwrap_or_else(|| circuit.metadata.clone()),
-            generation: transition.generation,
-            expires_at: transition.expires_at,
-            openings_in_a_row: transition.openings_in_a_row,
-            ..self.draft(transition.kind, transition.cause, circuit)
-        };
-        self.emit(Some(id), event);
+        let event = transition.event(circuit, self.state.events.revision(), self.state.time);
+        self.emit(Some(id), Event { reason, ..event });
     }
 
     /// An event of a circuit as it is now, in which nothing changes.
     fn draft(&self, kind: EventKind, cause: Cause, circuit: &Circuit) -> Event {
-        Event {
-            revision: self.state.events.revision() + 1,
-            time: self.state.time,
-            name: Some(circuit.name.clone()),
+        Moment::of(circuit).draft(
             kind,
-            previous_state: Some(circuit.state_name()),
-            new_state: Some(circuit.state_name()),
-            failure_count: circuit.failure_count,
             cause,
-            reason: None,
-            metadata: circuit.metadata.clone(),
-            generation: circuit.generation,
-            count: 0,
-            expires_at: None,
-            permit: None,
-            openings_in_a_row: circuit.openings_in_a_row,
-        }
+            circuit,
+            self.state.events.revision(),
+            self.state.time,
+        )
     }
 
     /// Appends an event to the log, and remembers it as the circuit's newest.

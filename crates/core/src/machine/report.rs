@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Machine;
+use super::moment::Moment;
+use super::{Inherited, Machine, State};
 use crate::command::{ReportBatch, ReportItem, SessionStamp};
 use crate::event::{Cause, Event, EventKind};
 use crate::name::Metadata;
@@ -67,34 +68,43 @@ impl Machine {
         }
     }
 
+    /// The path that decides how much a node can do: each map is looked up once.
     fn report_item(&mut self, item: &ReportItem) -> ItemReply {
         let Some(id) = self.id(&item.name) else {
             return ItemReply::NotFound;
         };
-        let Ok(policy) = self.policy_of(id) else {
+        let limits = self.state.limits();
+        let State {
+            cluster,
+            global,
+            time,
+            circuits,
+            events,
+            ..
+        } = &mut self.state;
+        let Some(circuit) = circuits.get_mut(&id) else {
             return ItemReply::NotFound;
         };
-        let Some(before) = self.state.circuits.get(&id).cloned() else {
-            return ItemReply::NotFound;
-        };
-        let now = self.state.time;
-        let metadata = merged(&before.metadata, &item.metadata);
-        let counted = self.change(id, |circuit| {
-            circuit.report(
-                &item.summary,
-                item.generation,
-                item.permit,
-                item.reason.as_ref(),
-                &policy,
-                now,
-            )
-        });
-        let Some(counted) = counted else {
-            return ItemReply::NotFound;
-        };
-        let Some(after) = self.state.circuits.get(&id).cloned() else {
-            return ItemReply::NotFound;
-        };
+        let inherited = self
+            .inherited
+            .get_or_insert_with(|| Inherited::of(cluster.as_deref(), global));
+        let own = circuit.own.as_deref().map(|own| inherited.deciding(own));
+        let policy = own.as_ref().unwrap_or(&inherited.effective);
+        self.timers.disarm(id, circuit);
+        let circuit = Arc::make_mut(circuit);
+        let before = Moment::of(circuit);
+        let metadata = merged(&circuit.metadata, &item.metadata);
+        let counted = circuit.report(
+            &item.summary,
+            item.generation,
+            item.permit,
+            item.reason.as_ref(),
+            policy,
+            *time,
+        );
+        let after = Moment::of(circuit);
+        self.timers.arm(id, circuit);
+        self.touched.push(id);
 
         // The outcomes as the state at the beginning of the item met them; then what they changed.
         let settled = counted.transitions[0].is_none();
@@ -115,23 +125,31 @@ impl Machine {
         }
         for (kind, count) in outcomes {
             if count > 0 {
+                let reason = item.reason.clone().filter(|_| kind == EventKind::Failure);
                 let event = Event {
                     count,
                     failure_count,
                     permit: item.permit,
-                    reason: item.reason.clone().filter(|_| kind == EventKind::Failure),
+                    reason,
                     metadata: metadata.clone(),
-                    ..self.draft(kind, Cause::Request, shown)
+                    ..shown.draft(kind, Cause::Request, circuit, events.revision(), *time)
                 };
-                self.emit(Some(id), event);
+                circuit.revision = event.revision;
+                events.push(event, &limits);
             }
         }
         for transition in counted.transitions.into_iter().flatten() {
-            self.emit_transition(id, transition, item.reason.clone(), Some(metadata.clone()));
+            let event = Event {
+                reason: item.reason.clone(),
+                metadata: metadata.clone(),
+                ..transition.event(circuit, events.revision(), *time)
+            };
+            circuit.revision = event.revision;
+            events.push(event, &limits);
         }
         ItemReply::Counted {
             late: counted.late,
-            state: after.state_name(),
+            state: after.state,
             generation: after.generation,
             failure_count: after.failure_count,
         }

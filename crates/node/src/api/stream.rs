@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use tonic_types::StatusExt as _;
 
+use brama_core::Command;
 use brama_core::reply::Reply;
 use brama_proto::{convert, v1};
 use v1::report_stream_response::Result as Answer;
@@ -15,15 +16,25 @@ use v1::report_stream_response::Result as Answer;
 use super::{Api, DEFAULT_DEADLINE, check_size, errors, unexpected};
 
 /// Batches of one stream that may be unanswered; beyond it the client's messages wait in its connection.
-const MAX_IN_FLIGHT: usize = 256;
+const MAX_IN_FLIGHT: usize = 512;
+/// Batches that travel together.
+const MAX_GROUP: usize = 128;
 
 struct Answering {
     api: Api,
     requests: Streaming<v1::ReportRequest>,
     /// In the order in which they came, which is the order in which they are answered.
-    working: VecDeque<BoxFuture<'static, v1::ReportStreamResponse>>,
+    working: VecDeque<Group>,
+    /// Batches in `working`.
+    in_flight: usize,
+    answered: VecDeque<v1::ReportStreamResponse>,
     /// Set when nothing more is taken: how the stream ends once everything that was taken is answered.
     ending: Option<Result<(), Status>>,
+}
+
+struct Group {
+    batches: usize,
+    answers: BoxFuture<'static, Vec<v1::ReportStreamResponse>>,
 }
 
 /// One answer a batch, in order. A refused batch is answered with its error, and the stream goes on.
@@ -35,80 +46,133 @@ pub(super) fn answer_reports(
         api,
         requests,
         working: VecDeque::new(),
+        in_flight: 0,
+        answered: VecDeque::new(),
         ending: None,
     };
     futures::stream::unfold(state, |mut state| async move {
+        let next = state.next().await?;
+        Some((next, state))
+    })
+}
+
+impl Answering {
+    async fn next(&mut self) -> Option<Result<v1::ReportStreamResponse, Status>> {
         loop {
-            if state.working.is_empty() {
-                match state.ending.take() {
+            if let Some(answer) = self.answered.pop_front() {
+                return Some(Ok(answer));
+            }
+            if self.working.is_empty() {
+                match self.ending.take() {
                     None => {}
                     Some(Ok(())) => return None,
                     Some(Err(status)) => {
-                        state.ending = Some(Ok(()));
-                        return Some((Err(status), state));
+                        self.ending = Some(Ok(()));
+                        return Some(Err(status));
                     }
                 }
             }
-            let takes_more = state.ending.is_none();
-            let room = state.working.len() < MAX_IN_FLIGHT;
+            let takes_more = self.ending.is_none();
+            let room = self.in_flight < MAX_IN_FLIGHT;
             let oldest = async {
-                match state.working.front_mut() {
-                    Some(answer) => answer.await,
+                match self.working.front_mut() {
+                    Some(group) => (&mut group.answers).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
-                answer = oldest => {
-                    state.working.pop_front();
-                    return Some((Ok(answer), state));
-                }
-                () = state.api.end_streams.cancelled(), if takes_more => {
-                    state.ending = Some(Err(errors::resume_elsewhere()));
-                }
-                request = state.requests.message(), if takes_more && room => match request {
-                    Ok(Some(request)) => {
-                        let mut answer = answer_one(state.api.clone(), request).boxed();
-                        // Its first step queues the command: batches keep their order.
-                        match (&mut answer).now_or_never() {
-                            Some(answer) => state.working.push_back(futures::future::ready(answer).boxed()),
-                            None => state.working.push_back(answer),
-                        }
+                answers = oldest => {
+                    if let Some(done) = self.working.pop_front() {
+                        self.in_flight -= done.batches;
                     }
-                    Ok(None) => state.ending = Some(Ok(())),
-                    Err(status) => state.ending = Some(Err(status)),
-                },
+                    self.answered.extend(answers);
+                }
+                () = self.api.end_streams.cancelled(), if takes_more => {
+                    self.ending = Some(Err(errors::resume_elsewhere()));
+                }
+                request = self.requests.message(), if takes_more && room => {
+                    let group = self.gather(request);
+                    self.begin(group);
+                }
             }
         }
-    })
-}
+    }
 
-async fn answer_one(api: Api, request: v1::ReportRequest) -> v1::ReportStreamResponse {
-    let sequence = request.session.as_ref().map_or(0, |session| session.sequence);
-    let result = match answer(&api, request).await {
-        Ok(response) => Answer::Response(response),
-        Err(status) => Answer::Error(v1::ReportError {
-            code: status.code().into(),
-            reason: status
-                .get_details_error_info()
-                .map(|info| info.reason)
-                .unwrap_or_default(),
-            message: status.message().to_owned(),
-        }),
-    };
-    v1::ReportStreamResponse {
-        sequence,
-        result: Some(result),
+    /// The batches that are here already, up to some number.
+    fn gather(&mut self, first: Result<Option<v1::ReportRequest>, Status>) -> Vec<v1::ReportRequest> {
+        let mut group = Vec::new();
+        let mut next = Some(first);
+        while let Some(request) = next {
+            match request {
+                Ok(Some(request)) => group.push(request),
+                Ok(None) => self.ending = Some(Ok(())),
+                Err(status) => self.ending = Some(Err(status)),
+            }
+            if self.ending.is_some() || group.len() >= MAX_GROUP {
+                break;
+            }
+            next = self.requests.message().now_or_never();
+        }
+        group
+    }
+
+    fn begin(&mut self, group: Vec<v1::ReportRequest>) {
+        if group.is_empty() {
+            return;
+        }
+        let batches = group.len();
+        let mut answers = answer_all(self.api.clone(), group).boxed();
+        // Its first step queues the commands: batches keep their order.
+        let answers = match (&mut answers).now_or_never() {
+            Some(ready) => futures::future::ready(ready).boxed(),
+            None => answers,
+        };
+        self.in_flight += batches;
+        self.working.push_back(Group { batches, answers });
     }
 }
 
-async fn answer(api: &Api, request: v1::ReportRequest) -> Result<v1::ReportResponse, Status> {
+async fn answer_all(api: Api, group: Vec<v1::ReportRequest>) -> Vec<v1::ReportStreamResponse> {
+    let mut commands = Vec::with_capacity(group.len());
+    // A batch that is refused here has its error; the others get their answer below.
+    let waiting: Vec<_> = group
+        .into_iter()
+        .map(|request| {
+            let sequence = request.session.as_ref().map_or(0, |session| session.sequence);
+            let read = read(request).map(|command| commands.push(command));
+            (sequence, read)
+        })
+        .collect();
+    let deadline = Instant::now() + DEFAULT_DEADLINE;
+    let mut outcomes = api.replica.propose_all(commands, deadline).await.into_iter();
+    let answers = waiting.into_iter().map(|(sequence, read)| {
+        let answer = read.and_then(|()| match outcomes.next() {
+            Some(Ok((Reply::Reported(reply), applied))) => Ok(api.reported(&reply, applied.revision)),
+            Some(Ok((reply, _))) => Err(unexpected(&reply)),
+            Some(Err(error)) => Err(errors::propose(error)),
+            None => Err(Status::internal("a batch got no answer")),
+        });
+        v1::ReportStreamResponse {
+            sequence,
+            result: Some(answer.map_or_else(|status| Answer::Error(shown(&status)), Answer::Response)),
+        }
+    });
+    answers.collect()
+}
+
+fn read(request: v1::ReportRequest) -> Result<Command, Status> {
     check_size(&request)?;
-    match api
-        .apply(convert::report(request), Instant::now() + DEFAULT_DEADLINE)
-        .await?
-    {
-        (Reply::Reported(reply), revision) => Ok(api.reported(&reply, revision)),
-        (reply, _) => Err(unexpected(&reply)),
+    convert::report(request).map_err(errors::refusal)
+}
+
+fn shown(status: &Status) -> v1::ReportError {
+    v1::ReportError {
+        code: status.code().into(),
+        reason: status
+            .get_details_error_info()
+            .map(|info| info.reason)
+            .unwrap_or_default(),
+        message: status.message().to_owned(),
     }
 }

@@ -255,7 +255,7 @@ fn serve_forwarded(
     let queued = match request.request {
         Some(Asked::Commands(commands)) => {
             let number = commands.command.len();
-            Work::Commands(number, node.batcher.submit_group(commands.command))
+            Work::Commands(number, node.batcher.submit(commands.command))
         }
         Some(Asked::ReadIndex(_)) => Work::Read,
         Some(Asked::Membership(change)) => Work::Membership(change),
