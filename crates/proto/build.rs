@@ -1,6 +1,7 @@
 //! Compiles the `.proto` files with `protox`, so that no `protoc` has to be installed.
 
 use prost::Message;
+use tonic_prost_build::manual;
 
 const PUBLIC: [&str; 4] = [
     "proto/brama/v1/types.proto",
@@ -25,5 +26,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".brama.internal.v1")
         .btree_map(".")
         .compile_fds(all)?;
+    compile_encoded_events();
     Ok(())
+}
+
+/// The server of `brama.v1.Events` again, with answers that are encoded already: see `src/encoded.rs`.
+fn compile_encoded_events() {
+    let stream = |name: &str, route: &str, request: &str| {
+        manual::Method::builder()
+            .name(name)
+            .route_name(route)
+            .input_type(request)
+            .output_type("crate::encoded::Encoded")
+            .codec_path("crate::encoded::EncodedCodec")
+            .server_streaming()
+            .build()
+    };
+    let service = manual::Service::builder()
+        .name("Events")
+        .package("brama.v1")
+        .method(stream("subscribe", "Subscribe", "crate::v1::SubscribeRequest"))
+        .method(stream("watch", "Watch", "crate::v1::WatchRequest"))
+        .build();
+    manual::Builder::new().build_client(false).compile(&[service]);
 }

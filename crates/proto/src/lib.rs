@@ -1,6 +1,7 @@
 //! The protocol `brama.v1`, and its conversions to and from the core's types.
 
 pub mod convert;
+pub mod encoded;
 
 /// What clients speak; see `proto/brama/v1`.
 #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]

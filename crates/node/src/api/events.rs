@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use brama_core::command::ClusterId;
@@ -15,8 +15,9 @@ use brama_core::name::CircuitName;
 use brama_core::query::ListQuery;
 use brama_core::{Machine, Refusal};
 use brama_proto::convert;
+use brama_proto::encoded::Encoded;
+use brama_proto::encoded::events_server::Events;
 use brama_proto::v1;
-use brama_proto::v1::events_server::Events;
 
 use super::{Api, errors};
 use crate::filter::Filter;
@@ -29,13 +30,12 @@ type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Events for Api {
-    type SubscribeStream = BoxStream<v1::SubscribeResponse>;
+    type SubscribeStream = BoxStream<Encoded>;
 
     async fn subscribe(
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        use v1::subscribe_response::Message;
         let (message, deadline) = Self::open(request)?;
         let selection = selection(&message)?;
         let place = self.take_place()?;
@@ -47,21 +47,12 @@ impl Events for Api {
         let deliveries = self.subscription(selection, position).stream();
         let messages = deliveries.map(move |delivery| {
             let _held = &place;
-            let (revision, message) = match delivery.map_err(|ended| status(cluster, ended))? {
-                Delivery::Event(event) => (event.revision, Message::Event((&*event).into())),
-                Delivery::Progress { revision, has_quorum } => {
-                    (revision, Message::Progress(api.progress(revision, has_quorum)))
-                }
-            };
-            Ok(v1::SubscribeResponse {
-                cursor: cursor::encode(cluster, revision),
-                message: Some(message),
-            })
+            api.message(cluster, delivery.map_err(|ended| status(cluster, ended))?)
         });
         Ok(Response::new(Box::pin(messages)))
     }
 
-    type WatchStream = BoxStream<v1::WatchResponse>;
+    type WatchStream = BoxStream<Encoded>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         use v1::watch_response::Message;
@@ -96,22 +87,15 @@ impl Events for Api {
                     Message::Synced(v1::WatchSynced { revision, circuits }),
                 ),
             };
-            Ok((cursor, message))
+            Ok(Encoded::new(&v1::WatchResponse {
+                cursor,
+                message: Some(message),
+            }))
         });
         let api = self.clone();
         let deliveries = self.subscription(selection, revision).stream();
-        let events = deliveries.map(move |delivery| {
-            Ok(match delivery.map_err(|ended| status(cluster, ended))? {
-                Delivery::Event(event) => (
-                    cursor::encode(cluster, event.revision),
-                    Message::Event((&*event).into()),
-                ),
-                Delivery::Progress { revision, has_quorum } => (
-                    cursor::encode(cluster, revision),
-                    Message::Progress(api.progress(revision, has_quorum)),
-                ),
-            })
-        });
+        let events = deliveries
+            .map(move |delivery| api.message(cluster, delivery.map_err(|ended| status(cluster, ended))?));
         let events = if message.snapshot_only {
             events.take(0)
         } else {
@@ -126,12 +110,7 @@ impl Events for Api {
                 *ended = matches!(message, Some(Err(_)));
                 std::future::ready(message)
             });
-        Ok(Response::new(Box::pin(messages.map_ok(|(cursor, message)| {
-            v1::WatchResponse {
-                cursor,
-                message: Some(message),
-            }
-        }))))
+        Ok(Response::new(Box::pin(messages)))
     }
 }
 
@@ -147,12 +126,19 @@ impl Api {
         }
     }
 
-    fn progress(&self, revision: u64, has_quorum: bool) -> v1::Progress {
-        v1::Progress {
-            revision,
-            has_quorum,
-            time: Some(convert::timestamp(self.replica.now())),
-        }
+    /// What a subscriber or a watcher is sent.
+    fn message(&self, cluster: ClusterId, delivery: Delivery) -> Result<Encoded, Status> {
+        Ok(match delivery {
+            Delivery::Event(event) => self.shared_events.message(cluster, &event),
+            Delivery::Progress { revision, has_quorum } => Encoded::new(&v1::SubscribeResponse {
+                cursor: cursor::encode(cluster, revision),
+                message: Some(v1::subscribe_response::Message::Progress(v1::Progress {
+                    revision,
+                    has_quorum,
+                    time: Some(convert::timestamp(self.replica.now())),
+                })),
+            }),
+        })
     }
 
     /// The revision after which a subscription begins.

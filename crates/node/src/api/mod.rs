@@ -4,6 +4,7 @@ mod circuits;
 mod cluster;
 mod errors;
 mod events;
+mod shared_events;
 mod stream;
 
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use brama_core::command::ClusterId;
 use brama_core::limits::MAX_REQUEST_BYTES;
 use brama_core::reply::Reply;
 use brama_core::{Command, Refusal};
+use brama_proto::encoded::events_server::EventsServer;
 use brama_proto::v1;
 use brama_proto::v1::circuits_server::CircuitsServer;
 use brama_proto::v1::cluster_server::ClusterServer;
-use brama_proto::v1::events_server::EventsServer;
 use brama_raft::Replica;
 
 /// Beyond this tonic does not even read a request; up to here the answer can say what the limit is.
@@ -45,6 +46,8 @@ pub struct Api {
     /// Subscriptions that this node carries at most.
     pub(crate) max_subscribers: u32,
     pub(crate) subscribers: Arc<AtomicU32>,
+    /// What its subscribers are sent.
+    shared_events: shared_events::SharedEvents,
     pub(crate) progress_interval: Duration,
     /// Whether this node is in touch with a majority.
     pub(crate) quorum: watch::Receiver<bool>,
@@ -68,6 +71,7 @@ impl Api {
             cluster_name,
             max_subscribers,
             subscribers,
+            shared_events: shared_events::SharedEvents::new(),
             progress_interval,
             quorum,
             end_streams,
