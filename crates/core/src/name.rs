@@ -5,14 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::limits::{
     MAX_METADATA_ENTRIES, MAX_METADATA_KEY_BYTES, MAX_METADATA_VALUE_BYTES, MAX_NAME_BYTES, MAX_REASON_BYTES,
 };
 use crate::reply::Refusal;
 
-/// A scope or an identifier: 1..=255 bytes of UTF-8 without control characters.
-pub type Name = Arc<str>;
+/// A scope or an identifier: 1..=255 bytes of UTF-8 without control characters. Its clone is O(1) and allocates nothing.
+pub type Name = SmolStr;
 
 /// What a circuit is called: a pair, never a joined string, so that `("a", "b:c")` is not `("a:b", "c")`.
 ///
@@ -36,8 +37,8 @@ impl CircuitName {
         }
         check_name("identifier", identifier)?;
         Ok(Self {
-            scope: scope.map(Arc::from),
-            identifier: Arc::from(identifier),
+            scope: scope.map(Name::new),
+            identifier: Name::new(identifier),
         })
     }
 

@@ -13,7 +13,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// A connection that has sent nothing after this is closed; from the first byte on, HTTP/2 keepalive watches over it.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(10);
@@ -28,7 +27,7 @@ pub(crate) fn accept(
     listener: TcpListener,
     limit: u32,
     cut: CancellationToken,
-) -> impl Stream<Item = io::Result<Connection>> + Send {
+) -> impl Stream<Item = Connection> + Send {
     let door = Door {
         listener,
         limit,
@@ -36,10 +35,7 @@ pub(crate) fn accept(
         cut,
         complained: None,
     };
-    futures::stream::unfold(
-        door,
-        |mut door| async move { Some((Ok(door.next().await), door)) },
-    )
+    futures::stream::unfold(door, |mut door| async move { Some((door.next().await, door)) })
 }
 
 struct Door {
@@ -98,14 +94,6 @@ impl Connection {
             cut: Box::pin(cut.clone().cancelled_owned()),
             _place: place,
         }
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
     }
 }
 

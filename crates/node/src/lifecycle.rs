@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use brama_core::command::{Bootstrap, ClusterId};
@@ -31,6 +31,7 @@ use brama_raft::{Options, Origin, Replica, TimeSource, Timing};
 use crate::api::Api;
 use crate::clock_source::SystemClocks;
 use crate::config::{Config, DefaultsConfig, OriginConfig};
+use crate::server::{self, Front};
 use crate::{connections, timers};
 
 /// How often health is looked at.
@@ -62,7 +63,6 @@ pub enum StartError {
 pub struct Node {
     replica: Replica,
     client_address: SocketAddr,
-    health: HealthReporter,
     /// What health says.
     ready: watch::Receiver<bool>,
     /// Ends what only watches: health and the comparison with the log.
@@ -103,7 +103,6 @@ impl Node {
         let node = Self {
             replica: replica.clone(),
             client_address,
-            health: health.clone(),
             ready,
             watching: CancellationToken::new(),
             timers: CancellationToken::new(),
@@ -123,8 +122,10 @@ impl Node {
             quorum,
             node.end_streams.clone(),
         );
-        match api.routes() {
-            Ok(routes) => node.serve(&config, listener, routes),
+        match api.front(HealthServer::new(HealthService::from_health_reporter(
+            health.clone(),
+        ))) {
+            Ok(front) => node.serve(&config, listener, front),
             Err(error) => {
                 replica.stop(Instant::now()).await;
                 return Err(error.into());
@@ -207,27 +208,13 @@ impl Node {
         &self.replica
     }
 
-    fn serve(&self, config: &Config, listener: tokio::net::TcpListener, routes: Routes) {
-        let server = tonic::transport::Server::builder()
-            // A client that is gone without a word frees its place, also while it waits for events.
-            .http2_keepalive_interval(Some(Duration::from_secs(10)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-            // What a slow subscriber leaves unread must not use up the window of the calls beside it on the connection.
-            .initial_stream_window_size(64 * 1024)
-            .initial_connection_window_size(4 * 1024 * 1024)
-            .max_concurrent_streams(1024)
-            .http2_max_header_list_size(16 * 1024)
-            .add_routes(routes)
-            .add_service(tonic_health::pb::health_server::HealthServer::new(
-                HealthService::from_health_reporter(self.health.clone()),
-            ));
+    fn serve(&self, config: &Config, listener: tokio::net::TcpListener, front: Front) {
         let (closing, cut) = (self.closing.clone(), self.cut.clone());
         let incoming = connections::accept(listener, config.limits.max_connections, cut.clone());
+        let serving = server::serve(incoming, front, closing);
         self.server.spawn(async move {
-            let serving = server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned());
-            if let Some(Err(error)) = cut.run_until_cancelled_owned(serving).await {
-                tracing::error!(%error, "the port for clients is closed");
-            }
+            // `None`: it was cut.
+            let _ = cut.run_until_cancelled_owned(serving).await;
         });
     }
 

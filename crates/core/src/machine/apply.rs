@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Machine;
 use super::check::validate;
 use crate::circuit::{Circuit, State as CircuitState, StateName, Transition};
+use crate::codec::{self, CodecError};
 use crate::command::{Batch, Bootstrap, CircuitId, Command, Configure, IfExists, PermitId, Register};
 use crate::event::{Cause, Event, EventKind};
 use crate::name::{CircuitName, Metadata};
@@ -17,6 +18,19 @@ use crate::reply::{Admission, Answer, Refusal, Reply};
 impl Machine {
     /// Applies one log entry of `term`: one answer a command, in order. Raises cluster time to the batch's, if that is later.
     pub fn apply(&mut self, term: u64, batch: &Batch) -> Vec<Answer> {
+        self.apply_decoded(term, batch, &codec::encode_batch(batch))
+    }
+
+    /// [`Machine::apply`] for an entry as the log holds it.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the entry holds no batch that this version knows; nothing has changed then.
+    pub fn apply_entry(&mut self, term: u64, entry: &[u8]) -> Result<Vec<Answer>, CodecError> {
+        let batch = codec::decode_batch(entry)?;
+        Ok(self.apply_decoded(term, &batch, entry))
+    }
+
+    fn apply_decoded(&mut self, term: u64, batch: &Batch, entry: &[u8]) -> Vec<Answer> {
         self.state.time = self.state.time.max(batch.time);
         let revision = self.state.events.revision();
         let answers: Vec<_> = batch
@@ -24,7 +38,7 @@ impl Machine {
             .iter()
             .map(|command| self.apply_command(term, command))
             .collect();
-        self.feed_hash(term, batch, &answers, revision);
+        self.feed_hash(term, entry, &answers, revision);
         answers
     }
 
@@ -57,9 +71,11 @@ impl Machine {
     }
 
     /// The hash covers what went in, what came out, and every circuit that was touched as it is now.
-    fn feed_hash(&mut self, term: u64, batch: &Batch, answers: &[Answer], revision: u64) {
+    fn feed_hash(&mut self, term: u64, entry: &[u8], answers: &[Answer], revision: u64) {
         let mut fed = std::mem::take(&mut self.fed);
-        feed(&mut fed, &(self.state.hash, term, batch, answers));
+        feed(&mut fed, &(self.state.hash, term, entry.len()));
+        fed.extend_from_slice(entry);
+        feed(&mut fed, &answers);
         self.touched.sort_unstable();
         self.touched.dedup();
         for id in self.touched.drain(..) {
@@ -130,6 +146,9 @@ impl Machine {
             ..self.draft(EventKind::Registration, Cause::Request, &circuit)
         };
         self.state.names.insert(circuit.name.clone(), id);
+        if let Some(index) = &mut self.index {
+            index.insert(circuit.name.clone(), id);
+        }
         self.state.circuits.insert(id, Arc::new(circuit));
         self.touched.push(id);
         self.emit(Some(id), event);

@@ -14,6 +14,7 @@
 mod apply;
 mod check;
 mod fire;
+mod index;
 mod moment;
 mod query;
 mod report;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use self::index::Index;
 use self::moment::Moment;
 use crate::circuit::{Circuit, State as CircuitState, Transition};
 use crate::command::{Bootstrap, CircuitId, ClusterId};
@@ -36,9 +38,11 @@ use crate::time::ClusterTime;
 use crate::timers::Timers;
 
 /// The replicated state of a cluster, with the timers that follow from it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Machine {
     state: State,
+    /// Derived: the ids of `state.names`; `None` in a machine that only reads.
+    index: Option<Index>,
     /// Derived.
     timers: Timers,
     /// Derived: what circuits inherit; `None` since that has changed.
@@ -147,7 +151,9 @@ impl State {
 impl Machine {
     /// A machine that has applied nothing.
     pub fn new() -> Self {
-        Self::default()
+        Self::thaw(Frozen {
+            state: State::default(),
+        })
     }
 
     /// The state as it is now, for a snapshot or a long listing. O(1): later applies do not touch it.
@@ -164,9 +170,9 @@ impl Machine {
             timers.arm(*id, circuit);
         }
         Self {
-            state: frozen.state,
+            index: Some(Index::of(&frozen.state.names)),
             timers,
-            ..Self::default()
+            ..Self::reading(frozen)
         }
     }
 
@@ -174,13 +180,20 @@ impl Machine {
     pub(crate) fn reading(frozen: Frozen) -> Self {
         Self {
             state: frozen.state,
-            ..Self::default()
+            index: None,
+            timers: Timers::default(),
+            inherited: None,
+            touched: Vec::new(),
+            fed: Vec::new(),
         }
     }
 
     /// The id of a registered circuit.
     fn id(&self, name: &CircuitName) -> Option<CircuitId> {
-        self.state.names.get(name).copied()
+        match &self.index {
+            Some(index) => index.get(name),
+            None => self.state.names.get(name).copied(),
+        }
     }
 
     fn circuit(&self, name: &CircuitName) -> Option<&Arc<Circuit>> {
@@ -203,6 +216,9 @@ impl Machine {
         let circuit = self.state.circuits.remove(&id)?;
         self.timers.disarm(id, &circuit);
         self.state.names.remove(&circuit.name);
+        if let Some(index) = &mut self.index {
+            index.remove(&circuit.name);
+        }
         self.state.generation_floor = self.state.generation_floor.max(circuit.generation + 1);
         self.touched.push(id);
         Some(circuit)
@@ -252,6 +268,12 @@ impl Machine {
     /// Rolling hash of everything applied: equal on all nodes that have applied the same entries.
     pub fn state_hash(&self) -> u64 {
         self.state.hash
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
 
 use brama_core::command::ClusterId;
 use brama_core::limits::MAX_REQUEST_BYTES;
@@ -27,6 +29,8 @@ use brama_proto::v1;
 use brama_proto::v1::circuits_server::CircuitsServer;
 use brama_proto::v1::cluster_server::ClusterServer;
 use brama_raft::Replica;
+
+use crate::server::Front;
 
 /// Beyond this tonic does not even read a request; up to here the answer can say what the limit is.
 const MAX_READ_BYTES: usize = 8 * MAX_REQUEST_BYTES;
@@ -78,23 +82,28 @@ impl Api {
         }
     }
 
-    /// All services of `brama.v1`, and reflection.
+    /// All services of `brama.v1`, reflection, and health.
     ///
     /// # Errors
     /// When the descriptors that the build made cannot be read.
-    pub fn routes(self) -> Result<Routes, tonic_reflection::server::Error> {
+    pub(crate) fn front(
+        self,
+        health: HealthServer<HealthService>,
+    ) -> Result<Front, tonic_reflection::server::Error> {
         let descriptors = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(brama_proto::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        Ok(
-            Routes::new(CircuitsServer::new(self.clone()).max_decoding_message_size(MAX_READ_BYTES))
-                .add_service(EventsServer::new(self.clone()).max_decoding_message_size(MAX_READ_BYTES))
-                .add_service(ClusterServer::new(self).max_decoding_message_size(MAX_READ_BYTES))
-                .add_service(descriptors().build_v1()?)
-                .add_service(descriptors().build_v1alpha()?),
-        )
+        let circuits = CircuitsServer::new(self.clone()).max_decoding_message_size(MAX_READ_BYTES);
+        let others = Routes::new(EventsServer::new(self.clone()).max_decoding_message_size(MAX_READ_BYTES))
+            .add_service(ClusterServer::new(self).max_decoding_message_size(MAX_READ_BYTES))
+            .add_service(descriptors().build_v1()?)
+            .add_service(descriptors().build_v1alpha()?)
+            .add_service(health)
+            .prepare()
+            .into_axum_router();
+        Ok(Front { circuits, others })
     }
 
     /// The message of a request, unless it is too large, and the deadline of the call.

@@ -21,7 +21,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use brama_core::{Machine, codec};
+use brama_core::Machine;
 
 use crate::clock::ClusterClock;
 use crate::status::Applied;
@@ -195,15 +195,15 @@ impl StateStore {
         match entry.payload {
             EntryPayload::Blank => self.shared.inner.write().last_applied = Some(entry.log_id),
             EntryPayload::Normal(payload) => {
+                let mut inner = self.shared.inner.write();
+                let applied = inner.machine.apply_entry(term, &payload.0);
                 // An entry that cannot be read was committed by a majority; to skip it would be to diverge from them.
-                let batch = codec::decode_batch(&payload.0).map_err(|error| {
+                answers.answers = applied.map_err(|error| {
                     io::Error::new(
                         io::ErrorKind::InvalidData,
                         format!("log entry {} is {error}", entry.log_id),
                     )
                 })?;
-                let mut inner = self.shared.inner.write();
-                answers.answers = inner.machine.apply(term, &batch);
                 answers.revision = inner.machine.revision();
                 inner.last_applied = Some(entry.log_id);
                 let time = inner.machine.time();
