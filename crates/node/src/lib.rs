@@ -10,6 +10,7 @@ mod connections;
 pub mod filter;
 pub mod lifecycle;
 pub mod logging;
+mod news;
 mod server;
 mod subscription;
 pub mod timers;

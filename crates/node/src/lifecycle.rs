@@ -31,6 +31,7 @@ use brama_raft::{Options, Origin, Replica, TimeSource, Timing};
 use crate::api::Api;
 use crate::clock_source::SystemClocks;
 use crate::config::{Config, DefaultsConfig, OriginConfig};
+use crate::news::News;
 use crate::server::{self, Front};
 use crate::{connections, timers};
 
@@ -114,8 +115,13 @@ impl Node {
             tasks: TaskTracker::new(),
         };
         let (say_quorum, quorum) = watch::channel(false);
+        let news = News::new();
+        let telling = news
+            .clone()
+            .run(replica.clone(), quorum.clone(), node.end_streams.clone());
         let api = Api::new(
             replica.clone(),
+            news,
             config.cluster.name.clone(),
             config.limits.max_subscribers,
             config.events.progress_interval,
@@ -131,6 +137,7 @@ impl Node {
                 return Err(error.into());
             }
         }
+        node.tasks.spawn(telling);
         node.tasks
             .spawn(timers::run(replica.clone(), node.timers.clone()));
         node.watchers.spawn(watch_health(

@@ -1,22 +1,24 @@
 //! A subscription: a cursor into the event log.
 //!
-//! There is no queue and no task for a subscriber. The stream reads the log after its position when the connection takes more, so a slow
-//! subscriber costs nothing; if the log drops what it has not read yet, it is told. What waits is the watch on the applied revision.
+//! There is no queue and no task for a subscriber. The stream reads on after its position when the connection takes more, so a slow
+//! subscriber costs nothing; if the log drops what it has not read yet, it is told. What waits is its bell (see [`crate::news`]).
 
 use std::collections::{HashSet, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
 use tokio::sync::watch;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use brama_core::event::{Event, EventName};
 use brama_core::name::{CircuitName, Name};
 use brama_core::query::Compacted;
-use brama_raft::{Applied, Replica};
+use brama_raft::Replica;
 
 use crate::filter::{Filter, TooSlow};
+use crate::news::{Following, Found, News};
 
 /// Events that are read from the log at once; the log is locked meanwhile.
 const PAGE: usize = 256;
@@ -75,6 +77,7 @@ pub(crate) enum Ended {
 /// A subscriber's position, and what it needs to move on.
 pub(crate) struct Subscription {
     pub(crate) replica: Replica,
+    pub(crate) news: News,
     pub(crate) selection: Selection,
     /// Everything up to here was delivered or not selected.
     pub(crate) position: u64,
@@ -86,12 +89,16 @@ pub(crate) struct Subscription {
 impl Subscription {
     /// The deliveries, without end: first where it stands, then every selected event in order, and progress when it is quiet.
     pub(crate) fn stream(self) -> impl Stream<Item = Result<Delivery, Ended>> + Send {
+        let now = Instant::now();
         let reading = Reading {
-            applied: self.replica.applied(),
+            following: self.news.follow(self.selection.names.iter().cloned()),
             told_quorum: false,
+            position: self.position,
             subscription: self,
             page: VecDeque::new(),
-            next_progress: Instant::now(),
+            page_upto: 0,
+            next_progress: now,
+            timer: Box::pin(tokio::time::sleep_until(now)),
             ended: false,
         };
         futures::stream::unfold(reading, |mut reading| async move {
@@ -107,11 +114,17 @@ impl Subscription {
 
 struct Reading {
     subscription: Subscription,
-    applied: watch::Receiver<Applied>,
-    /// Read from the log, but not looked at yet.
+    following: Following,
+    /// Everything up to here was delivered or not selected.
+    position: u64,
+    /// Read, but not looked at yet.
     page: VecDeque<Arc<Event>>,
+    /// There is nothing else up to here.
+    page_upto: u64,
     /// When the subscriber's cursor shall move, if no event moves it. At first: at once.
     next_progress: Instant,
+    /// Fires then, or earlier: it is set again only when it has fired, not with each event.
+    timer: Pin<Box<Sleep>>,
     told_quorum: bool,
     ended: bool,
 }
@@ -123,14 +136,19 @@ impl Reading {
                 return Err(Ended::Stopping);
             }
             if self.is_progress_due() {
+                // Nobody rang for what does not concern this subscriber; its cursor moves past it all the same.
+                if self.page.is_empty() {
+                    self.read_page()?;
+                }
                 return Ok(self.progress());
             }
             if let Some(event) = self.next_selected()? {
                 return Ok(Delivery::Event(event));
             }
-            // Much that is not selected must not keep the thread from others.
-            tokio::task::yield_now().await;
-            if self.page.is_empty() && !self.read_page()? {
+            if !self.page.is_empty() {
+                // Much that is not selected must not keep the thread from others.
+                tokio::task::yield_now().await;
+            } else if !self.read_page()? {
                 self.news().await;
             }
         }
@@ -144,52 +162,69 @@ impl Reading {
     fn next_selected(&mut self) -> Result<Option<Arc<Event>>, Ended> {
         let began = Instant::now();
         while let Some(event) = self.page.pop_front() {
-            let subscription = &mut self.subscription;
-            assert_eq!(
-                event.revision,
-                subscription.position + 1,
-                "the log of events has no gap"
-            );
-            subscription.position = event.revision;
-            if subscription.selection.selects(&event).map_err(Ended::TooSlow)? {
+            assert!(event.revision > self.position, "events come in order, once");
+            self.position = event.revision;
+            if self
+                .subscription
+                .selection
+                .selects(&event)
+                .map_err(Ended::TooSlow)?
+            {
                 self.moved();
                 return Ok(Some(event));
             }
             if began.elapsed() >= TURN {
-                break;
+                return Ok(None);
             }
         }
+        self.position = self.position.max(self.page_upto);
         Ok(None)
     }
 
-    /// Reads on in the log; false when there is nothing new.
+    /// Reads on; false when there is nothing new.
     fn read_page(&mut self) -> Result<bool, Ended> {
-        self.applied.borrow_and_update();
-        let position = self.subscription.position;
-        let page = self
-            .subscription
-            .replica
-            .read(|machine| machine.events_after(position, PAGE));
-        self.page = page.map_err(Ended::Compacted)?.into();
-        Ok(!self.page.is_empty())
+        match self.following.read(self.position) {
+            Found::Events { events, upto } => {
+                self.page = events;
+                self.page_upto = upto;
+            }
+            Found::InTheLog => {
+                let position = self.position;
+                let page = self
+                    .subscription
+                    .replica
+                    .read(|machine| machine.events_after(position, PAGE));
+                self.page = page.map_err(Ended::Compacted)?.into();
+                let mut numbered = self.page.iter().zip(position + 1..);
+                let gapless = numbered.all(|(event, revision)| event.revision == revision);
+                assert!(gapless, "the log of events has no gap");
+            }
+        }
+        let anything = !self.page.is_empty();
+        if !anything {
+            self.position = self.position.max(self.page_upto);
+        }
+        Ok(anything)
     }
 
     /// Waits until there may be something to do.
     async fn news(&mut self) {
         tokio::select! {
-            () = self.subscription.end.cancelled() => {}
-            // A node that stops drops what tells these before it ends its streams; they are not waited for then.
-            Ok(()) = self.applied.changed() => {}
-            Ok(()) = self.subscription.quorum.changed() => {}
-            () = tokio::time::sleep_until(self.next_progress) => {}
+            () = self.following.bell() => {}
+            () = &mut self.timer => {
+                let now = Instant::now();
+                let due = now >= self.next_progress;
+                let next = if due { now + self.subscription.progress_interval } else { self.next_progress };
+                self.timer.as_mut().reset(next);
+            }
         }
     }
 
     fn progress(&mut self) -> Delivery {
         self.moved();
-        self.told_quorum = *self.subscription.quorum.borrow_and_update();
+        self.told_quorum = *self.subscription.quorum.borrow();
         Delivery::Progress {
-            revision: self.subscription.position,
+            revision: self.position,
             has_quorum: self.told_quorum,
         }
     }

@@ -363,6 +363,10 @@ impl Replica {
     /// # Errors
     /// [`ReadError`].
     pub async fn recovered(&self, deadline: Instant) -> Result<(), ReadError> {
+        // Once it is, it stays so.
+        if self.is_recovered() && !self.inner.closing.is_cancelled() {
+            return Ok(());
+        }
         let mut recovered = self.inner.recovered.subscribe();
         let wait = recovered.wait_for(|recovered| *recovered);
         tokio::select! {
@@ -394,11 +398,14 @@ impl Replica {
 
     async fn apply_to(
         &self,
-        there: impl FnMut(&Applied) -> bool,
+        mut there: impl FnMut(&Applied) -> bool,
         deadline: Instant,
         what: impl Fn() -> String,
     ) -> Result<(), ReadError> {
         let mut applied = self.inner.state.applied();
+        if there(&applied.borrow_and_update()) && !self.inner.closing.is_cancelled() {
+            return Ok(());
+        }
         let wait = applied.wait_for(there);
         tokio::select! {
             () = self.inner.closing.cancelled() => Err(ReadError::Stopping),

@@ -118,6 +118,7 @@ impl Api {
     fn subscription(&self, selection: Selection, position: u64) -> Subscription {
         Subscription {
             replica: self.replica.clone(),
+            news: self.news.clone(),
             selection,
             position,
             progress_interval: self.progress_interval,

@@ -30,6 +30,7 @@ use brama_proto::v1::circuits_server::CircuitsServer;
 use brama_proto::v1::cluster_server::ClusterServer;
 use brama_raft::Replica;
 
+use crate::news::News;
 use crate::server::Front;
 
 /// Beyond this tonic does not even read a request; up to here the answer can say what the limit is.
@@ -50,6 +51,8 @@ pub struct Api {
     /// Subscriptions that this node carries at most.
     pub(crate) max_subscribers: u32,
     pub(crate) subscribers: Arc<AtomicU32>,
+    /// Tells its subscribers when there is something for them.
+    pub(crate) news: News,
     /// What its subscribers are sent.
     shared_events: shared_events::SharedEvents,
     pub(crate) progress_interval: Duration,
@@ -61,8 +64,9 @@ pub struct Api {
 
 impl Api {
     /// The services of a node. `quorum` says whether it is in touch with a majority; `end_streams` ends its streams.
-    pub fn new(
+    pub(crate) fn new(
         replica: Replica,
+        news: News,
         cluster_name: String,
         max_subscribers: u32,
         progress_interval: Duration,
@@ -72,6 +76,7 @@ impl Api {
         let subscribers = Arc::default();
         Self {
             replica,
+            news,
             cluster_name,
             max_subscribers,
             subscribers,

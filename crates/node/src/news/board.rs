@@ -1,0 +1,197 @@
+//! Who follows what, and the newest events of what is followed.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use brama_core::event::Event;
+use brama_core::name::CircuitName;
+
+/// Newest events that are kept of one circuit.
+const KEPT: usize = 256;
+/// A subscriber that follows more circuits than this by name looks through the log: to ask for each of them would cost more.
+const MOST_NAMES: usize = 32;
+
+/// What a look at the board gives.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// All that there is, in order, up to a revision; perhaps nothing.
+    Events { events: VecDeque<Arc<Event>>, upto: u64 },
+    /// The board does not go back so far, or does not keep what is asked for: the log does.
+    InTheLog,
+}
+
+/// The board.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    /// Everything up to here was taken in.
+    position: u64,
+    bells: HashMap<u64, Arc<Notify>>,
+    /// Who gets the next number.
+    next: u64,
+    /// Those who are concerned by every event.
+    all: HashSet<u64>,
+    desks: HashMap<CircuitName, Desk>,
+    /// Names with events that their followers have not been woken for.
+    rung: Vec<CircuitName>,
+    /// Anything was taken in since anybody was woken.
+    any: bool,
+}
+
+/// A circuit that somebody follows.
+#[derive(Debug)]
+struct Desk {
+    followers: HashSet<u64>,
+    /// All its events after `since`.
+    recent: VecDeque<Arc<Event>>,
+    since: u64,
+    rung: bool,
+}
+
+impl Board {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Enters a follower of these names, or of everything.
+    pub(super) fn enter(&mut self, names: &[CircuitName], bell: Arc<Notify>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.bells.insert(number, bell);
+        if !is_by_name(names) {
+            self.all.insert(number);
+            return number;
+        }
+        for name in names {
+            let desk = self.desks.entry(name.clone()).or_insert_with(|| Desk {
+                followers: HashSet::new(),
+                recent: VecDeque::new(),
+                since: self.position,
+                rung: false,
+            });
+            desk.followers.insert(number);
+        }
+        number
+    }
+
+    /// Strikes out a follower.
+    pub(super) fn leave(&mut self, number: u64, names: &[CircuitName]) {
+        self.bells.remove(&number);
+        if !is_by_name(names) {
+            self.all.remove(&number);
+            return;
+        }
+        for name in names {
+            if let Some(desk) = self.desks.get_mut(name) {
+                desk.followers.remove(&number);
+                if desk.followers.is_empty() {
+                    self.desks.remove(name);
+                }
+            }
+        }
+    }
+
+    /// Takes in the events that follow its position.
+    pub(super) fn take_in(&mut self, events: &[Arc<Event>]) {
+        for event in events {
+            assert_eq!(event.revision, self.position + 1, "the log of events has no gap");
+            self.position = event.revision;
+            self.any = true;
+            let desk = event.name.as_ref().and_then(|name| self.desks.get_mut(name));
+            if let Some(desk) = desk {
+                if desk.recent.len() == KEPT
+                    && let Some(oldest) = desk.recent.pop_front()
+                {
+                    desk.since = oldest.revision;
+                }
+                desk.recent.push_back(event.clone());
+                if !desk.rung {
+                    desk.rung = true;
+                    self.rung.extend(event.name.clone());
+                }
+            }
+        }
+    }
+
+    /// Goes on from another position, without what is between.
+    pub(super) fn skip_to(&mut self, position: u64) {
+        self.position = position;
+        self.any = true;
+        for desk in self.desks.values_mut() {
+            desk.recent.clear();
+            desk.since = position;
+        }
+        self.wake_all();
+    }
+
+    /// Wakes those whom an event concerns that was taken in since the last time; gives how many.
+    pub(super) fn wake_concerned(&mut self) -> u32 {
+        let mut woken = 0;
+        if std::mem::take(&mut self.any) {
+            woken += self.all.len();
+            self.all.iter().for_each(|number| ring(&self.bells, *number));
+        }
+        for name in self.rung.drain(..) {
+            // Its followers may all have left.
+            if let Some(desk) = self.desks.get_mut(&name) {
+                desk.rung = false;
+                woken += desk.followers.len();
+                desk.followers
+                    .iter()
+                    .for_each(|number| ring(&self.bells, *number));
+            }
+        }
+        u32::try_from(woken).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn wake_all(&self) {
+        self.bells.values().for_each(|bell| bell.notify_one());
+    }
+
+    /// What these circuits have had after revision `after`. The names are those of a follower.
+    pub(super) fn read(&self, names: &[CircuitName], after: u64) -> Found {
+        if !is_by_name(names) {
+            return Found::InTheLog;
+        }
+        let mut events = VecDeque::new();
+        for name in names {
+            let Some(desk) = self.desks.get(name).filter(|desk| desk.since <= after) else {
+                return Found::InTheLog;
+            };
+            // What is new is at the end.
+            let new = desk
+                .recent
+                .iter()
+                .rev()
+                .take_while(|event| event.revision > after);
+            new.for_each(|event| events.push_front(event.clone()));
+        }
+        if names.len() > 1 {
+            events
+                .make_contiguous()
+                .sort_unstable_by_key(|event| event.revision);
+        }
+        Found::Events {
+            events,
+            upto: self.position.max(after),
+        }
+    }
+}
+
+fn is_by_name(names: &[CircuitName]) -> bool {
+    !names.is_empty() && names.len() <= MOST_NAMES
+}
+
+fn ring(bells: &HashMap<u64, Arc<Notify>>, number: u64) {
+    if let Some(bell) = bells.get(&number) {
+        bell.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests;
