@@ -351,5 +351,6 @@ fn replica_options(config: &Config, time: Arc<dyn TimeSource>) -> Options {
         time,
         snapshot_every: config.raft.snapshot_every,
         keep_entries: config.raft.keep_entries,
+        compare_interval: config.raft.compare_interval,
     }
 }

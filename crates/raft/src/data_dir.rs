@@ -5,12 +5,15 @@
 //! <dir>/identity.json   which node this is, of which cluster, and the directory's incarnation
 //! <dir>/log/            see `log_store`
 //! <dir>/snapshots/      plain files, see `state_store`
+//! <dir>/out-of-service.txt   only if the node's state differed from the majority's: see `agreement`
 //! ```
 //! A node that voted or acknowledged something must remember it. So a directory that is there in part is never taken for a
 //! new one: whatever is missing, damaged, or another's stops the start, with the advice of what to do.
 //!
 //! The first start makes things in this order, each durable before the next, so that it may be cut short anywhere:
 //! an empty log under another name, `snapshots/`, `identity.json`, and the log's name. The next start goes on from there.
+
+mod quarantine;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -126,6 +129,15 @@ pub enum DataDirError {
         /// The data.
         found: PathBuf,
     },
+    /// The node found that its state differed from the majority's, and never uses this directory again.
+    #[error("{} says that this data must not be used any more: {why}. Remove the node from the cluster, if it is a member still \
+         (`brama cluster remove`), then {ADVICE}", .path.display())]
+    OutOfService {
+        /// The note.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
     /// The operating system refused.
     #[error("could not {action} {}: {source}", .path.display())]
     Io {
@@ -142,7 +154,8 @@ pub enum DataDirError {
     Log(#[from] LogError),
 }
 
-const ADVICE: &str = "move the whole data directory away and join the cluster again under a new node id \
+/// What to do with a directory that is of no use any more.
+pub(crate) const ADVICE: &str = "move the whole data directory away and join the cluster again under a new node id \
      (the old id must not come back without its data: it could vote twice)";
 
 impl DataDir {
@@ -153,6 +166,7 @@ impl DataDir {
     pub(crate) fn open(path: &Path, node_id: u64, cluster_name: &str) -> Result<Self, DataDirError> {
         make_folder(path)?;
         let lock = lock(path)?;
+        quarantine::check(path)?;
         let identity = match read_identity(&path.join(IDENTITY_FILE))? {
             Some(identity) => {
                 check_owner(path, &identity, node_id, cluster_name)?;
@@ -206,6 +220,14 @@ impl DataDir {
                 Ok(())
             }
         }
+    }
+
+    /// Writes down, durably, that this directory must never be used again, and why. It refuses to be opened from then on. Blocks.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn take_out_of_service(&self, why: &str) -> Result<(), DataDirError> {
+        quarantine::write(&self.path, why)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use brama_core::command::ClusterId;
 use brama_proto::internal as pb;
 use pb::membership_change::Kind;
 
+use crate::agreement;
 use crate::batcher::{Batcher, Outcome};
 use crate::clock::ClusterClock;
 use crate::data_dir::DataDir;
@@ -63,6 +65,10 @@ pub(crate) struct Inner {
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) recovered: watch::Sender<bool>,
     pub(crate) failed: watch::Sender<Option<String>>,
+    /// What comparing states with the other members has shown.
+    pub(crate) agreement: agreement::Record,
+    /// This node's state is not the cluster's.
+    pub(crate) out_of_service: AtomicBool,
     /// Membership changes are done one at a time.
     pub(crate) admin: tokio::sync::Mutex<()>,
     /// No new proposals are taken.
@@ -126,9 +132,24 @@ impl Inner {
         Instant::now() < last_attempt
     }
 
+    /// Whether this node has found that its state is not the cluster's.
+    pub(crate) fn is_out_of_service(&self) -> bool {
+        self.out_of_service.load(Ordering::Relaxed)
+    }
+
+    /// From here on this node neither stands for election nor answers other nodes. If it leads, it can only hand over.
+    pub(crate) fn leave_service(&self) {
+        self.out_of_service.store(true, Ordering::Relaxed);
+        self.raft.runtime_config().elect(false);
+    }
+
     /// Checks the card of a calling node.
     pub(crate) async fn admit(&self, shown: Shown) -> Result<(), tonic::Status> {
         let me = self.options.node_id;
+        if self.is_out_of_service() {
+            let text = format!("node {me} is out of service: its state differs from the majority's");
+            return Err(tonic::Status::failed_precondition(text));
+        }
         if shown.to != me {
             let text = format!("this is node {me}, not node {}", shown.to);
             return Err(tonic::Status::failed_precondition(text));

@@ -4,6 +4,7 @@
 //! reads to be allowed, and reads the local copy of the state.
 
 mod admin;
+mod agreement;
 mod batcher;
 mod clock;
 mod convert;
@@ -30,4 +31,4 @@ pub use log_store::errors::LogError;
 pub use options::{Options, Origin, TimeSource, Timing};
 pub use replica::{Replica, StartError};
 pub use state_store::SnapshotFileError;
-pub use status::{Applied, ClusterStatus, Leadership, MemberStatus, Role};
+pub use status::{Agreement, Applied, ClusterStatus, Compared, Leadership, MemberStatus, Role};

@@ -35,6 +35,8 @@ pub struct Options {
     pub snapshot_every: u64,
     /// Keep so many entries that a snapshot covers, for followers that are a little behind.
     pub keep_entries: u64,
+    /// Compare this node's state with the other members' so often; the same on each, or they find fewer positions to compare at.
+    pub compare_interval: Duration,
 }
 
 /// How a node with a new data directory becomes part of a cluster.

@@ -1,6 +1,7 @@
 //! The node's view of consensus.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use brama_proto::internal as pb;
 use brama_proto::internal::peer_server::PeerServer;
 use pb::membership_change::Kind;
 
+use crate::agreement::Contents;
 use crate::batcher::{Batcher, BatcherTask, Outcome};
 use crate::clock::ClusterClock;
 use crate::data_dir::{DataDir, DataDirError};
@@ -34,8 +36,8 @@ use crate::peers::{MAX_PEER_MESSAGE_BYTES, Peers};
 use crate::quorum::Quorum;
 use crate::reads::Reads;
 use crate::state_store::{SnapshotFileError, StateStore};
-use crate::status::{Applied, ClusterStatus, Leadership, MemberStatus, Role};
-use crate::{office, origin, reads};
+use crate::status::{Agreement, Applied, ClusterStatus, Leadership, MemberStatus, Role};
+use crate::{agreement, office, origin, reads};
 
 /// How long connections of other nodes may take to end when this node stops.
 const CUT_AFTER: Duration = Duration::from_millis(300);
@@ -98,10 +100,11 @@ impl Replica {
                 options.cluster_name.clone(),
             );
             let clock = clock.clone();
+            let contents = Contents::new(options.compare_interval * agreement::PERIOD);
             tokio::task::spawn_blocking(move || {
                 let data_dir = DataDir::open(&path, id, &name)?;
                 let log_store = LogStore::open(&data_dir.log_path())?;
-                let state_store = StateStore::open(data_dir.snapshots_path(), clock)?;
+                let state_store = StateStore::open(data_dir.snapshots_path(), clock, contents)?;
                 Ok::<_, StartError>((data_dir, log_store, state_store))
             })
         };
@@ -144,6 +147,8 @@ impl Replica {
             leadership: leadership.clone(),
             recovered: watch::Sender::new(false),
             failed: watch::Sender::new(None),
+            agreement: agreement::Record::default(),
+            out_of_service: AtomicBool::new(false),
             admin: tokio::sync::Mutex::new(()),
             closing: CancellationToken::new(),
             stop: stop.clone(),
@@ -202,6 +207,9 @@ impl Replica {
         tasks.spawn(observe(inner.clone()));
         tasks.spawn(recover(inner.clone()));
         tasks.spawn(origin::run(inner.clone()));
+        let contents = inner.state.contents().clone();
+        tasks.spawn(contents.run(inner.stop.clone()));
+        tasks.spawn(agreement::run(inner.clone()));
         Ok(Self { inner })
     }
 
@@ -523,6 +531,11 @@ impl Replica {
     /// The log index and the rolling hash of the state after it, read together.
     pub fn state_hash(&self) -> (u64, u64) {
         self.inner.state.hash()
+    }
+
+    /// What comparing this node's state with the other members' has shown since it started. A copy; nothing is asked.
+    pub fn agreement(&self) -> Agreement {
+        self.inner.agreement.told()
     }
 
     /// Adds a node as a learner, once it was reached and said who it is.

@@ -195,6 +195,7 @@ fn print_status(answers: &[(String, Result<v1::ClusterStatusResponse, String>)])
         "SNAPSHOT",
         "REVISION",
         "STATE HASH",
+        "COMPARED",
         "SUBSCRIBERS",
     ]);
     for (endpoint, status) in reached {
@@ -209,6 +210,7 @@ fn print_status(answers: &[(String, Result<v1::ClusterStatusResponse, String>)])
             status.snapshot_index.to_string(),
             header.revision.to_string(),
             status.state_hash.clone(),
+            compared_at(status),
             status.subscribers.to_string(),
         ]);
     }
@@ -226,6 +228,16 @@ fn print_status(answers: &[(String, Result<v1::ClusterStatusResponse, String>)])
     Ok(())
 }
 
+/// The newest log index at which this node compared its state with another's.
+fn compared_at(status: &v1::ClusterStatusResponse) -> String {
+    match &status.agreement {
+        Some(agreement) if agreement.compared_at.is_some() => {
+            agreement.log_index.max(agreement.content_log_index).to_string()
+        }
+        _ => "-".to_owned(),
+    }
+}
+
 fn members(remote: &Remote, response: &v1::MembershipResponse) -> Outcome {
     if remote.json {
         return print_json("MembershipResponse", response);
@@ -234,7 +246,7 @@ fn members(remote: &Remote, response: &v1::MembershipResponse) -> Outcome {
 }
 
 fn print_members(out: &mut impl Write, members: &[v1::Member]) -> Outcome {
-    let mut table = text::table(["MEMBER", "VOTE", "FOR NODES", "FOR CLIENTS", "ON DISK"]);
+    let mut table = text::table(["MEMBER", "VOTE", "FOR NODES", "FOR CLIENTS", "ON DISK", "STATE"]);
     for member in members {
         table.add_row([
             member.node_id.to_string(),
@@ -244,12 +256,22 @@ fn print_members(out: &mut impl Write, members: &[v1::Member]) -> Outcome {
             member
                 .matched_index
                 .map_or_else(|| "-".to_owned(), |index| index.to_string()),
+            state(member),
         ]);
     }
     for line in text::lines(&table) {
         writeln!(out, "{line}")?;
     }
     Ok(())
+}
+
+/// What the node that was asked saw of a member's state.
+fn state(member: &v1::Member) -> String {
+    match &member.compared {
+        Some(compared) if compared.equal => "equal".to_owned(),
+        Some(compared) => format!("DIFFERS at {}", compared.log_index),
+        None => "-".to_owned(),
+    }
 }
 
 fn role(role: v1::Role) -> &'static str {

@@ -37,6 +37,13 @@ use crate::snapshot::Frozen;
 use crate::time::ClusterTime;
 use crate::timers::Timers;
 
+/// How [`Machine::state_hash`] and [`Frozen::content_hash`] are made: of what, and in which encoding. Nodes compare only hashes of
+/// one scheme.
+///
+/// Whatever changes a hash of the same state raises it. The rolling hash of a state lives on in snapshots, so a version that raises it
+/// also begins that hash anew, at one log entry for all nodes: nodes that changed at different entries would differ for ever.
+pub const HASH_SCHEME: u32 = 1;
+
 /// The replicated state of a cluster, with the timers that follow from it.
 #[derive(Debug)]
 pub struct Machine {

@@ -43,12 +43,13 @@ impl Cluster for Api {
             purged_index: status.purged_index,
             state_hash: format!("{hash:016x}"),
             cluster_time: Some(timestamp(self.replica.now())),
-            members: members(&status),
+            members: self.members(&status),
             circuits,
             sessions,
             oldest_revision,
             subscribers: u64::from(self.subscribers.load(Ordering::Relaxed)),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            agreement: Some(self.agreement()),
         }))
     }
 
@@ -125,8 +126,40 @@ impl Api {
         let revision = self.replica.read(|machine| machine.revision());
         v1::MembershipResponse {
             header: self.header(revision),
-            members: members(&self.replica.status()),
+            members: self.members(&self.replica.status()),
         }
+    }
+
+    fn agreement(&self) -> v1::Agreement {
+        let agreement = self.replica.agreement();
+        v1::Agreement {
+            compared_at: agreement.compared_at.map(timestamp),
+            log_index: agreement.index,
+            content_log_index: agreement.content_index,
+            differences: agreement.differences,
+        }
+    }
+
+    fn members(&self, status: &ClusterStatus) -> Vec<v1::Member> {
+        let agreement = self.replica.agreement();
+        let compared = |id| {
+            agreement.members.get(&id).map(|compared| v1::Compared {
+                equal: compared.equal,
+                log_index: compared.index,
+            })
+        };
+        status
+            .members
+            .iter()
+            .map(|member| v1::Member {
+                node_id: member.node_id,
+                peer_address: member.peer_address.clone(),
+                client_address: member.client_address.clone(),
+                voter: member.voter,
+                matched_index: member.matched_index,
+                compared: compared(member.node_id),
+            })
+            .collect()
     }
 }
 
@@ -145,18 +178,4 @@ fn role(role: Role) -> v1::Role {
         Role::Candidate => v1::Role::Candidate,
         Role::Learner => v1::Role::Learner,
     }
-}
-
-fn members(status: &ClusterStatus) -> Vec<v1::Member> {
-    status
-        .members
-        .iter()
-        .map(|member| v1::Member {
-            node_id: member.node_id,
-            peer_address: member.peer_address.clone(),
-            client_address: member.client_address.clone(),
-            voter: member.voter,
-            matched_index: member.matched_index,
-        })
-        .collect()
 }

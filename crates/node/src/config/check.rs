@@ -234,6 +234,7 @@ impl Checker<'_> {
             heartbeat_interval: or(raw.heartbeat_interval, 100),
             snapshot_every: raw.snapshot_every.unwrap_or(50_000),
             keep_entries: raw.keep_entries.unwrap_or(10_000),
+            compare_interval: or(raw.compare_interval, 10_000),
         };
         let second = Duration::from_secs(1);
         if !(Duration::from_millis(10)..=10 * second).contains(&raft.heartbeat_interval) {
@@ -254,6 +255,10 @@ impl Checker<'_> {
         }
         if raft.snapshot_every == 0 {
             return Err(self.invalid("raft.snapshot_every", "must be at least 1"));
+        }
+        // Often enough to mean something; rare enough that hashing the whole state now and then is no load.
+        if !(second..=3600 * second).contains(&raft.compare_interval) {
+            return Err(self.invalid("raft.compare_interval", "must be between 1s and 1h"));
         }
         Ok(raft)
     }

@@ -33,6 +33,7 @@ pub(super) const KEYS: &[(&str, Kind)] = &[
     ("raft.heartbeat_interval", Text),
     ("raft.snapshot_every", Number),
     ("raft.keep_entries", Number),
+    ("raft.compare_interval", Text),
     ("limits.max_circuits", Number),
     ("limits.max_sessions", Number),
     ("limits.max_events", Number),

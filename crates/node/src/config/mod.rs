@@ -110,6 +110,8 @@ pub struct RaftConfig {
     pub snapshot_every: u64,
     /// So many entries that a snapshot covers are kept, for followers that are a little behind.
     pub keep_entries: u64,
+    /// How often this node compares its state with the other members'.
+    pub compare_interval: Duration,
 }
 
 /// `[limits]`.

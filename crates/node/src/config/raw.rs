@@ -54,6 +54,7 @@ pub(super) struct RawRaft {
     pub(super) heartbeat_interval: Option<Span>,
     pub(super) snapshot_every: Option<u64>,
     pub(super) keep_entries: Option<u64>,
+    pub(super) compare_interval: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -70,6 +70,7 @@ fn value(config: &Config, key: &str) -> Option<String> {
         "raft.heartbeat_interval" => Some(text(raft.heartbeat_interval)),
         "raft.snapshot_every" => Some(raft.snapshot_every.to_string()),
         "raft.keep_entries" => Some(raft.keep_entries.to_string()),
+        "raft.compare_interval" => Some(text(raft.compare_interval)),
         "limits.max_circuits" => Some(limits.cluster.max_circuits.to_string()),
         "limits.max_sessions" => Some(limits.cluster.max_sessions.to_string()),
         "limits.max_events" => Some(limits.cluster.max_events.to_string()),

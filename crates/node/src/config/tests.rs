@@ -35,6 +35,7 @@ const COMPLETE: &str = r#"
     heartbeat_interval = "200ms"
     snapshot_every = 7
     keep_entries = 0
+    compare_interval = "30s"
     [limits]
     max_circuits = 10
     max_sessions = 11
@@ -113,6 +114,7 @@ fn a_minimal_file_gets_the_built_in_values() {
         (config.raft.snapshot_every, config.raft.keep_entries),
         (50_000, 10_000)
     );
+    assert_eq!(config.raft.compare_interval, Duration::from_secs(10));
     assert_eq!(config.limits.cluster, Limits::default());
     assert_eq!(config.limits.max_subscribers, 10_000);
     assert_eq!(config.defaults, DefaultsConfig::default());
@@ -128,6 +130,7 @@ fn every_key_of_a_complete_file_is_taken_and_known_everywhere() {
     assert_eq!(config.node.client_address, "node2.internal:3");
     assert_eq!(config.raft.election_timeout_max, Duration::from_millis(1500));
     assert_eq!((config.raft.snapshot_every, config.raft.keep_entries), (7, 0));
+    assert_eq!(config.raft.compare_interval, Duration::from_secs(30));
     let limits = Limits {
         max_circuits: 10,
         max_sessions: 11,
@@ -359,6 +362,8 @@ fn bad_values_are_refused_with_key_origin_and_what_is_allowed() {
         ),
         ("raft.election_timeout_max", "2m", "at most 60s"),
         ("raft.snapshot_every", "0", "must be at least 1"),
+        ("raft.compare_interval", "999ms", "between 1s and 1h"),
+        ("raft.compare_interval", "2h", "between 1s and 1h"),
         ("limits.max_circuits", "0", "must be at least 1"),
         ("limits.max_subscribers", "0", "must be at least 1"),
         ("defaults.expiry", "31days", "between 1ms and 30days"),

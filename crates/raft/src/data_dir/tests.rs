@@ -230,3 +230,19 @@ fn a_mount_point_with_files_of_the_system_is_fine() {
     fs::create_dir_all(dir.path().join("node").join("lost+found")).unwrap();
     open(&dir).unwrap();
 }
+
+#[test]
+fn a_directory_out_of_service_stays_so_and_says_why() {
+    let dir = made();
+    let data = open(&dir).unwrap();
+    data.take_out_of_service("node 7 differs").unwrap();
+    drop(data);
+    for _ in 0..2 {
+        let error = refused(&dir, "node 7 differs");
+        assert!(matches!(error, DataDirError::OutOfService { .. }), "{error:?}");
+        refused(&dir, "under a new node id");
+    }
+    // A note that lost its text is one still.
+    fs::write(dir.path().join("node").join(quarantine::NOTE), "").unwrap();
+    refused(&dir, "differed from that of the majority");
+}

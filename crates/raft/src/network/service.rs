@@ -18,6 +18,7 @@ use pb::answered::Answered;
 use pb::forward_request::Request as Asked;
 use pb::forward_response::Response as Told;
 
+use crate::agreement;
 use crate::batcher::Outcome;
 use crate::convert::{
     append_from_pb, append_result_to_pb, log_id_from_pb, log_id_to_pb, transfer_response_to_pb, vote_from_pb,
@@ -223,6 +224,15 @@ impl Peer for PeerService {
             cluster_time_us: clock.now().as_micros(),
             wall_time_us: clock.wall().as_micros(),
         }))
+    }
+
+    async fn compare(
+        &self,
+        request: Request<pb::CompareRequest>,
+    ) -> Result<Response<pb::CompareResponse>, Status> {
+        let from = self.check(&request).await?.from;
+        let response = agreement::answer(&self.node, from, request.get_ref());
+        Ok(Response::new(response))
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use brama_core::Machine;
 
+use crate::agreement::{Contents, History};
 use crate::clock::ClusterClock;
 use crate::status::Applied;
 use crate::types::{Answers, LogId, Member, SnapshotMeta, StoredMembership, TypeConfig};
@@ -49,6 +50,9 @@ pub(crate) struct SnapshotHead {
 pub(crate) struct SharedState {
     inner: Arc<RwLock<Inner>>,
     applied: watch::Sender<Applied>,
+    /// How many snapshots have replaced the state since the start.
+    installed: watch::Sender<u64>,
+    contents: Contents,
 }
 
 /// See [`SharedState::standing`].
@@ -67,6 +71,15 @@ struct Inner {
     last_applied: Option<LogId>,
     membership: StoredMembership,
     ever_members: BTreeSet<u64>,
+    history: History,
+}
+
+impl Inner {
+    /// An entry was applied.
+    fn reach(&mut self, log_id: LogId) {
+        self.last_applied = Some(log_id);
+        self.history.enter(log_id.index, self.machine.state_hash());
+    }
 }
 
 impl SharedState {
@@ -87,6 +100,21 @@ impl SharedState {
             inner.last_applied.map_or(0, |log_id| log_id.index),
             inner.machine.state_hash(),
         )
+    }
+
+    /// The rolling hash after the entry at `index`, if that is applied and not long ago.
+    pub(crate) fn hash_at(&self, index: u64) -> Option<u64> {
+        self.inner.read().history.at(index)
+    }
+
+    /// Hashes of the whole state.
+    pub(crate) fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// Changes when a snapshot has replaced the state.
+    pub(crate) fn installed(&self) -> watch::Receiver<u64> {
+        self.installed.subscribe()
     }
 
     /// What the applied log says of this node id. One look: of two, an entry may be applied between them.
@@ -135,12 +163,17 @@ impl StateStore {
     ///
     /// # Errors
     /// When a snapshot is there but cannot be read, or is damaged: the log it covers is gone, so nothing else could stand for it.
-    pub(crate) fn open(folder: PathBuf, clock: ClusterClock) -> Result<Self, SnapshotFileError> {
+    pub(crate) fn open(
+        folder: PathBuf,
+        clock: ClusterClock,
+        contents: Contents,
+    ) -> Result<Self, SnapshotFileError> {
         let mut inner = Inner {
             machine: Machine::new(),
             last_applied: None,
             membership: StoredMembership::default(),
             ever_members: BTreeSet::new(),
+            history: History::default(),
         };
         let mut current = None;
         if let Some(file) = snapshot_file::newest(&folder)? {
@@ -150,7 +183,11 @@ impl StateStore {
                 last_applied: head.meta.last_log_id,
                 membership: head.meta.last_membership.clone(),
                 ever_members: head.ever_members,
+                history: History::default(),
             };
+            if let Some(log_id) = inner.last_applied {
+                inner.reach(log_id);
+            }
             clock.applied(inner.machine.time());
             current = Some((head.meta, file));
         }
@@ -158,6 +195,8 @@ impl StateStore {
         let shared = SharedState {
             inner: Arc::new(RwLock::new(inner)),
             applied,
+            installed: watch::Sender::new(0),
+            contents,
         };
         shared.publish();
         let (publish_newest, newest) = watch::channel(None);
@@ -193,9 +232,10 @@ impl StateStore {
         let term = entry.log_id.leader_id.term;
         let mut answers = Answers::default();
         match entry.payload {
-            EntryPayload::Blank => self.shared.inner.write().last_applied = Some(entry.log_id),
+            EntryPayload::Blank => self.shared.inner.write().reach(entry.log_id),
             EntryPayload::Normal(payload) => {
                 let mut inner = self.shared.inner.write();
+                let before = inner.machine.time();
                 let applied = inner.machine.apply_entry(term, &payload.0);
                 // An entry that cannot be read was committed by a majority; to skip it would be to diverge from them.
                 answers.answers = applied.map_err(|error| {
@@ -205,16 +245,21 @@ impl StateStore {
                     )
                 })?;
                 answers.revision = inner.machine.revision();
-                inner.last_applied = Some(entry.log_id);
+                inner.reach(entry.log_id);
                 let time = inner.machine.time();
+                let contents = &self.shared.contents;
+                let frozen = contents.is_position(before, time).then(|| inner.machine.freeze());
                 drop(inner);
+                if let Some(frozen) = frozen {
+                    contents.offer(entry.log_id.index, frozen);
+                }
                 self.clock.applied(time);
             }
             EntryPayload::Membership(membership) => {
                 let mut inner = self.shared.inner.write();
                 inner.ever_members.extend(membership.nodes().map(|(id, _)| *id));
                 inner.membership = StoredMembership::new(Some(entry.log_id), membership);
-                inner.last_applied = Some(entry.log_id);
+                inner.reach(entry.log_id);
             }
         }
         let took = started.elapsed();
@@ -295,9 +340,16 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             inner.last_applied = head.meta.last_log_id;
             inner.membership = head.meta.last_membership.clone();
             inner.ever_members.extend(head.ever_members);
+            // What this node had before is judged no more, be it right or wrong.
+            self.shared.contents.clear();
+            inner.history.clear();
+            if let Some(log_id) = inner.last_applied {
+                inner.reach(log_id);
+            }
         }
         self.clock.applied(time);
         self.shared.publish();
+        self.shared.installed.send_modify(|installed| *installed += 1);
         self.current = Some((head.meta, file));
         Ok(())
     }

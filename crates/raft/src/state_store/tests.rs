@@ -9,6 +9,7 @@ use openraft::vote::RaftLeaderIdExt as _;
 use openraft::{EntryPayload, Membership};
 
 use super::{SharedState, Standing, StateStore};
+use crate::agreement::Contents;
 use crate::clock::ClusterClock;
 use crate::options::TimeSource;
 use crate::types::{Entry, Incarnation, LeaderId, LogId, Member};
@@ -30,7 +31,7 @@ impl TimeSource for NoTime {
 fn store() -> (tempfile::TempDir, StateStore) {
     let folder = tempfile::tempdir().unwrap();
     let clock = ClusterClock::new(Arc::new(NoTime));
-    let store = StateStore::open(folder.path().to_owned(), clock).unwrap();
+    let store = StateStore::open(folder.path().to_owned(), clock, Contents::new(Duration::MAX)).unwrap();
     (folder, store)
 }
 

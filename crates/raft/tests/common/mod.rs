@@ -60,6 +60,7 @@ pub struct Cluster {
     ports: Vec<SocketAddr>,
     pub snapshot_every: u64,
     pub keep_entries: u64,
+    pub compare_interval: Duration,
 }
 
 #[allow(dead_code, reason = "each test file uses some of it")]
@@ -70,6 +71,15 @@ impl Cluster {
     }
 
     pub async fn start_with(members: usize, snapshot_every: u64, keep_entries: u64) -> Self {
+        Self::start_comparing(members, snapshot_every, keep_entries, Duration::from_secs(10)).await
+    }
+
+    pub async fn start_comparing(
+        members: usize,
+        snapshot_every: u64,
+        keep_entries: u64,
+        compare_interval: Duration,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports = (0..members).map(|_| free_port()).collect();
         let clocks = (0..members).map(|_| Clocks::new()).collect();
@@ -80,6 +90,7 @@ impl Cluster {
             ports,
             snapshot_every,
             keep_entries,
+            compare_interval,
         };
         for i in 0..members {
             cluster.up(i).await.unwrap();
@@ -109,6 +120,7 @@ impl Cluster {
             time: self.clocks[i].clone(),
             snapshot_every: self.snapshot_every,
             keep_entries: self.keep_entries,
+            compare_interval: self.compare_interval,
         }
     }
 

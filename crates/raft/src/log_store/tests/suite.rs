@@ -7,6 +7,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
 use super::{SMALL, TestLog};
+use crate::agreement::Contents;
 use crate::clock::ClusterClock;
 use crate::log_store::{LogStore, Sizes};
 use crate::options::TimeSource;
@@ -20,7 +21,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateStore, TempDir> for Builder {
         let TestLog { store, dir, .. } = TestLog::new(self.0);
         let snapshots = dir.path().join("snapshots");
         std::fs::create_dir(&snapshots).unwrap();
-        let state = StateStore::open(snapshots, ClusterClock::new(std::sync::Arc::new(Stopped))).unwrap();
+        let clock = ClusterClock::new(std::sync::Arc::new(Stopped));
+        let state = StateStore::open(snapshots, clock, Contents::new(Duration::MAX)).unwrap();
         Ok((dir, store, state))
     }
 }
