@@ -224,7 +224,7 @@ pub(crate) fn classify(status: Status) -> Attempt {
         "NO_LEADER" => return Attempt::NotApplied(Why::NoLeader(message)),
         "OVERLOADED" => return Attempt::NotApplied(Why::Overloaded(message)),
         "OUTCOME_UNKNOWN" => return Attempt::Unknown(message),
-        // STOPPING, RESUME_ELSEWHERE, NOT_CAUGHT_UP, and whatever a newer node calls it.
+        // NO_ROOM, STOPPING, RESUME_ELSEWHERE, NOT_CAUGHT_UP, and whatever a newer node calls it.
         reason if !reason.is_empty() && status.code() == Code::Unavailable => {
             return Attempt::NotApplied(Why::Elsewhere(message));
         }
@@ -311,6 +311,7 @@ mod tests {
     fn only_what_a_node_says_of_itself_is_certainly_not_applied() {
         for reason in [
             "NO_LEADER",
+            "NO_ROOM",
             "OVERLOADED",
             "STOPPING",
             "RESUME_ELSEWHERE",

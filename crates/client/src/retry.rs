@@ -2,7 +2,7 @@
 //!
 //! | an attempt ended in | an idempotent call | any other call |
 //! | --- | --- | --- |
-//! | no connection, NO_LEADER, OVERLOADED, STOPPING | the next node | the next node |
+//! | no connection, NO_LEADER, NO_ROOM, OVERLOADED, STOPPING | the next node | the next node |
 //! | a broken connection, no answer in time, OUTCOME_UNKNOWN | the next node | [`Error::OutcomeUnknown`] |
 //! | any other error | that error | that error |
 //!

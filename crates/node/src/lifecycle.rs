@@ -352,5 +352,6 @@ fn replica_options(config: &Config, time: Arc<dyn TimeSource>) -> Options {
         snapshot_every: config.raft.snapshot_every,
         keep_entries: config.raft.keep_entries,
         compare_interval: config.raft.compare_interval,
+        min_free_bytes: config.limits.min_free_bytes,
     }
 }

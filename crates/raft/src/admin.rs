@@ -14,6 +14,7 @@ use pb::membership_change::Kind;
 use crate::errors::AdminError;
 use crate::inner::Inner;
 use crate::origin::hello;
+use crate::peers::Lane;
 use crate::state_store::Standing;
 use crate::types::{Member, TypeConfig};
 
@@ -23,6 +24,11 @@ const PROMOTION_LAG: u64 = 1000;
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a leader waits for a target to take over, before it tries another.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a voter may take to say how fit it is.
+const FITNESS_TIMEOUT: Duration = Duration::from_millis(300);
+/// See `FitnessResponse`.
+const FULL: u32 = 3;
 
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
@@ -179,7 +185,7 @@ impl Inner {
         Ok(id)
     }
 
-    /// Hands leadership to `to`, or to the voter whose log is furthest, then the next.
+    /// Hands leadership to `to`, or to the voter whose disk is well and whose log is furthest, then the next.
     pub(crate) async fn transfer(&self, to: Option<u64>) -> Result<u64, AdminError> {
         let me = self.options.node_id;
         let membership = self.state.membership();
@@ -191,9 +197,58 @@ impl Inner {
                     "node {id} is no voter, so it cannot lead"
                 )));
             }
-            Some(id) => vec![id],
-            None => self.voters_by_progress(&voters),
+            Some(id) => {
+                if self.fitness(&voters, Some(id)).await.get(&id) == Some(&FULL) {
+                    let text = format!("the disk of node {id} is full, so it must not lead");
+                    return Err(AdminError::Refused(text));
+                }
+                vec![id]
+            }
+            None => {
+                let fitness = self.fitness(&voters, None).await;
+                let mut candidates = self.voters_by_progress(&voters);
+                // Those that do not answer come last.
+                candidates.sort_by_key(|id| fitness.get(id).copied().unwrap_or(u32::MAX));
+                candidates
+            }
         };
+        self.transfer_to_one_of(candidates).await
+    }
+
+    /// Hands leadership to a voter whose disk is better off than this node's, which has this rank; `None`: there is none, or this node
+    /// does not lead any more.
+    pub(crate) async fn step_aside(&self, rank: u32) -> Option<Result<u64, AdminError>> {
+        let _one_at_a_time = self.admin.lock().await;
+        let membership = self.state.membership();
+        let voters: BTreeSet<u64> = membership.membership().voter_ids().collect();
+        let fitness = self.fitness(&voters, None).await;
+        let mut candidates = self.voters_by_progress(&voters);
+        candidates.retain(|id| fitness.get(id).is_some_and(|other| *other < rank));
+        candidates.sort_by_key(|id| fitness.get(id).copied());
+        if candidates.is_empty() || !self.leads() {
+            return None;
+        }
+        Some(self.transfer_to_one_of(candidates).await)
+    }
+
+    /// How fit these voters, or one of them, are to lead, as far as they say in time; without this node.
+    async fn fitness(&self, voters: &BTreeSet<u64>, only: Option<u64>) -> BTreeMap<u64, u32> {
+        let membership = self.state.membership();
+        let others = membership.membership().nodes().filter(|(id, _)| {
+            **id != self.options.node_id && voters.contains(*id) && only.is_none_or(|only| only == **id)
+        });
+        let asked = others.map(|(id, member)| async move {
+            let mut client = self.peers.client(*id, member, Lane::Heartbeat).ok()?;
+            let answer = client.fitness(pb::FitnessRequest {});
+            let answer = tokio::time::timeout(FITNESS_TIMEOUT, answer).await.ok()?.ok()?;
+            Some((*id, answer.into_inner().disk))
+        });
+        let answers = futures::future::join_all(asked).await;
+        answers.into_iter().flatten().collect()
+    }
+
+    async fn transfer_to_one_of(&self, candidates: Vec<u64>) -> Result<u64, AdminError> {
+        let me = self.options.node_id;
         if candidates.is_empty() {
             return Err(AdminError::Refused("there is no other voter".into()));
         }

@@ -21,6 +21,7 @@ use brama_core::reply::Answer;
 use crate::clock::ClusterClock;
 use crate::errors::ProposeError;
 use crate::inner::RaftHandle;
+use crate::log_store::LogHandle;
 use crate::state_store::SharedState;
 use crate::status::{Applied, Leadership};
 use crate::types::{Answers, Payload};
@@ -141,6 +142,7 @@ pub(crate) struct Queues {
 pub(crate) struct BatcherTask {
     pub(crate) queues: Queues,
     pub(crate) raft: RaftHandle,
+    pub(crate) log: LogHandle,
     pub(crate) clock: ClusterClock,
     pub(crate) state: SharedState,
     pub(crate) leadership: watch::Receiver<Leadership>,
@@ -164,7 +166,11 @@ impl BatcherTask {
                     last_entry = Instant::now();
                 }
             }
-            let room = in_flight.len() < MAX_IN_FLIGHT;
+            // A log that has no room would make openraft wait, and with it the heartbeats: commands wait here. If its disk is full, there is
+            // no telling how long: whoever asked is told.
+            let takes = self.log.takes_entries();
+            let full = !takes && self.log.full_since().is_some();
+            let room = in_flight.len() < MAX_IN_FLIGHT && takes;
             let first = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
@@ -173,13 +179,20 @@ impl BatcherTask {
                     if changed.is_err() { break }
                     continue;
                 }
-                Some(job) = self.queues.urgent.recv(), if room => Some(job),
-                Some(job) = self.queues.jobs.recv(), if room => Some(job),
+                Some(job) = self.queues.urgent.recv(), if room || full => Some(job),
+                Some(job) = self.queues.jobs.recv(), if room || full => Some(job),
+                () = self.log.until_it_takes_entries(), if !takes => continue,
                 () = tokio::time::sleep_until(last_entry + CLOCK_ENTRY_EVERY), if term.is_some() && room => None,
             };
             if term.is_none() {
                 if let Some(job) = first {
                     job.refuse(&ProposeError::NoLeader);
+                }
+                continue;
+            }
+            if full {
+                if let Some(job) = first {
+                    job.refuse(&ProposeError::NoRoom);
                 }
                 continue;
             }

@@ -21,6 +21,11 @@ pub enum ProposeError {
     /// Too many commands are waiting on this node. Nothing was appended.
     #[error("this node has too many commands waiting; nothing was changed, try again")]
     Overloaded,
+    /// The leader's disk is full, and no other node is better off. Nothing was appended: trying again is safe.
+    #[error(
+        "the leader's disk is full, and so are the others; nothing was changed, try again when there is room"
+    )]
+    NoRoom,
     /// The command can never be applied, or not now; nothing was appended.
     #[error(transparent)]
     Refused(#[from] Refusal),

@@ -31,7 +31,7 @@ use crate::peers::{Peers, Shown};
 use crate::quorum::Quorum;
 use crate::reads::Reads;
 use crate::state_store::{SharedState, Standing, StateStore};
-use crate::status::Leadership;
+use crate::status::{DiskState, Leadership};
 use crate::types::{Incarnation, TypeConfig};
 
 /// openraft, as this crate uses it.
@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) agreement: agreement::Record,
     /// This node's state is not the cluster's.
     pub(crate) out_of_service: AtomicBool,
+    /// How the disk fares.
+    pub(crate) disk: watch::Sender<DiskState>,
     /// Membership changes are done one at a time.
     pub(crate) admin: tokio::sync::Mutex<()>,
     /// No new proposals are taken.
@@ -101,6 +103,7 @@ impl Inner {
                 ForwardError::NotLeader => ProposeError::NoLeader,
                 ForwardError::Unknown(cause) => ProposeError::Unknown { cause },
                 ForwardError::Refused { kind, .. } if kind == "overloaded" => ProposeError::Overloaded,
+                ForwardError::Refused { kind, .. } if kind == "no room" => ProposeError::NoRoom,
                 ForwardError::Refused { message, .. } => brama_core::Refusal::InvalidArgument {
                     field: "command".into(),
                     problem: message,

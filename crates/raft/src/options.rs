@@ -37,6 +37,8 @@ pub struct Options {
     pub keep_entries: u64,
     /// Compare this node's state with the other members' so often; the same on each, or they find fewer positions to compare at.
     pub compare_interval: Duration,
+    /// With less room than this on the data directory's disk, the node does not lead if another can.
+    pub min_free_bytes: u64,
 }
 
 /// How a node with a new data directory becomes part of a cluster.

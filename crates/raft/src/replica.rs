@@ -36,8 +36,8 @@ use crate::peers::{MAX_PEER_MESSAGE_BYTES, Peers};
 use crate::quorum::Quorum;
 use crate::reads::Reads;
 use crate::state_store::{SnapshotFileError, StateStore};
-use crate::status::{Agreement, Applied, ClusterStatus, Leadership, MemberStatus, Role};
-use crate::{agreement, office, origin, reads};
+use crate::status::{Agreement, Applied, ClusterStatus, DiskState, Leadership, MemberStatus, Role};
+use crate::{agreement, disk_watch, office, origin, reads};
 
 /// How long connections of other nodes may take to end when this node stops.
 const CUT_AFTER: Duration = Duration::from_millis(300);
@@ -85,6 +85,7 @@ impl Replica {
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let raft_config = Arc::new(raft_config(&options)?);
         let clock = ClusterClock::new(options.time.clone());
+        let stop = CancellationToken::new();
         let listen_error = |source| StartError::Listen {
             address: options.peer_listen,
             source,
@@ -99,12 +100,12 @@ impl Replica {
                 options.node_id,
                 options.cluster_name.clone(),
             );
-            let clock = clock.clone();
+            let (clock, stop) = (clock.clone(), stop.clone());
             let contents = Contents::new(options.compare_interval * agreement::PERIOD);
             tokio::task::spawn_blocking(move || {
                 let data_dir = DataDir::open(&path, id, &name)?;
                 let log_store = LogStore::open(&data_dir.log_path())?;
-                let state_store = StateStore::open(data_dir.snapshots_path(), clock, contents)?;
+                let state_store = StateStore::open(data_dir.snapshots_path(), clock, contents, stop)?;
                 Ok::<_, StartError>((data_dir, log_store, state_store))
             })
         };
@@ -128,14 +129,13 @@ impl Replica {
         let (forwarder, requests) = Forwarder::new();
         let (reads, waiting_reads) = Reads::new();
         let (lead, leadership) = watch::channel(Leadership::default());
-        let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let inner = Arc::new(Inner {
             incarnation: identity.incarnation,
             snapshot_folder: data_dir.snapshots_path(),
             data_dir: Mutex::new(Some(Arc::new(data_dir))),
             raft: raft.clone(),
-            log,
+            log: log.clone(),
             state: state.clone(),
             clock: clock.clone(),
             peers: peers.clone(),
@@ -149,6 +149,7 @@ impl Replica {
             failed: watch::Sender::new(None),
             agreement: agreement::Record::default(),
             out_of_service: AtomicBool::new(false),
+            disk: watch::Sender::new(DiskState::Ok { free_bytes: None }),
             admin: tokio::sync::Mutex::new(()),
             closing: CancellationToken::new(),
             stop: stop.clone(),
@@ -183,6 +184,7 @@ impl Replica {
         let batcher_task = BatcherTask {
             queues,
             raft: raft.clone(),
+            log,
             clock,
             state,
             leadership,
@@ -210,6 +212,7 @@ impl Replica {
         let contents = inner.state.contents().clone();
         tasks.spawn(contents.run(inner.stop.clone()));
         tasks.spawn(agreement::run(inner.clone()));
+        tasks.spawn(disk_watch::run(inner.clone()));
         Ok(Self { inner })
     }
 
@@ -231,6 +234,7 @@ impl Replica {
         }
         inner.closing.cancel();
         inner.stop.cancel();
+        inner.log.give_up_waiting();
         inner.tasks.close();
         if tokio::time::timeout_at(deadline, inner.raft.shutdown())
             .await
@@ -473,6 +477,11 @@ impl Replica {
         self.inner.quorum.has_it()
     }
 
+    /// How this node's disk fares; looked at a few times a second.
+    pub fn disk_state(&self) -> DiskState {
+        *self.inner.disk.borrow()
+    }
+
     /// This node's id.
     pub fn node_id(&self) -> u64 {
         self.inner.options.node_id
@@ -605,6 +614,8 @@ struct Proposal {
     repeatable: bool,
     /// What an earlier attempt left open.
     unknown: Option<ProposeError>,
+    /// The leader had no room for it at the last attempt.
+    no_room: bool,
     result: Option<Result<(Reply, Applied), ProposeError>>,
 }
 
@@ -619,18 +630,21 @@ impl Proposal {
             encoded: Bytes::from(codec::encode_command(command)),
             repeatable,
             unknown: None,
+            no_room: false,
             result: refused.map(|refusal| Err(refusal.into())),
         }
     }
 
     /// What one attempt came to; without a result it is tried again.
     fn hear(&mut self, outcome: Outcome) {
+        self.no_room = matches!(outcome, Err(ProposeError::NoRoom));
         match outcome {
             Ok((answer, applied)) => {
                 let result = answer.map(|reply| (reply, applied));
                 self.result = Some(result.map_err(ProposeError::from));
             }
-            Err(ProposeError::NoLeader) => {}
+            // Another leads soon, perhaps.
+            Err(ProposeError::NoLeader | ProposeError::NoRoom) => {}
             Err(error @ ProposeError::Unknown { .. }) if self.repeatable => self.unknown = Some(error),
             Err(error) => self.result = Some(Err(error)),
         }
@@ -641,6 +655,8 @@ impl Proposal {
 fn end(proposals: &mut [Proposal], why: impl Fn() -> ProposeError) {
     let open = proposals.iter_mut().filter(|proposal| proposal.result.is_none());
     for proposal in open {
-        proposal.result = Some(Err(proposal.unknown.take().unwrap_or_else(&why)));
+        let no_room = proposal.no_room.then_some(ProposeError::NoRoom);
+        let known = proposal.unknown.take().or(no_room);
+        proposal.result = Some(Err(known.unwrap_or_else(&why)));
     }
 }

@@ -83,3 +83,86 @@ pub enum Role {
     Candidate,
     Learner,
 }
+
+/// How the disk of a node's data directory fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskState {
+    /// Nothing is wrong with it.
+    Ok {
+        /// Free bytes on its file system; `None`: not known yet.
+        free_bytes: Option<u64>,
+    },
+    /// It is almost full. The node does not lead if a voter is better off; all else is as ever.
+    Low {
+        /// Free bytes on its file system.
+        free_bytes: u64,
+        /// `limits.min_free_bytes`.
+        min_free_bytes: u64,
+    },
+    /// A flush has taken longer than the longest election timeout, and goes on. Nothing is acknowledged meanwhile. The node does not lead if
+    /// a voter is better off, and does not stand for election.
+    Slow {
+        /// So long.
+        flushing_for: std::time::Duration,
+    },
+    /// A write was refused for want of room. What is acknowledged is safe; the node goes on by itself when there is room.
+    Full {
+        /// Free bytes on its file system.
+        free_bytes: Option<u64>,
+        /// How long ago.
+        since: std::time::Duration,
+        /// Whether its journal still holds more. If not, the node follows no more: what it shows is as old as the newest entry it has.
+        takes_entries: bool,
+    },
+}
+
+impl DiskState {
+    /// 0 is well; of two nodes, the one with the lower number should lead.
+    pub(crate) fn rank(&self) -> u32 {
+        match self {
+            Self::Ok { .. } => 0,
+            Self::Low { .. } => 1,
+            Self::Slow { .. } => 2,
+            Self::Full { .. } => 3,
+        }
+    }
+
+    /// A node that is only low must be: all may be.
+    pub(crate) fn may_be_elected(&self) -> bool {
+        self.rank() <= 1
+    }
+}
+
+/// For people: what is wrong, if anything is.
+impl std::fmt::Display for DiskState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let free = |free: &Option<u64>| free.map_or_else(|| "?".to_owned(), |free| free.to_string());
+        match self {
+            Self::Ok { free_bytes } => write!(f, "ok, {} bytes free", free(free_bytes)),
+            Self::Low {
+                free_bytes,
+                min_free_bytes,
+            } => write!(
+                f,
+                "almost full, {free_bytes} bytes free, less than {min_free_bytes}"
+            ),
+            Self::Slow { flushing_for } => write!(f, "hangs, a flush has taken {flushing_for:.1?} so far"),
+            Self::Full {
+                free_bytes,
+                since,
+                takes_entries,
+            } => {
+                let takes = if *takes_entries {
+                    "its journal takes more"
+                } else {
+                    "its journal is full too"
+                };
+                write!(
+                    f,
+                    "full for {since:.1?}, {} bytes free, {takes}",
+                    free(free_bytes)
+                )
+            }
+        }
+    }
+}

@@ -34,6 +34,8 @@ const ONCE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Some clients are in a hurry, so that unknown outcomes happen.
 const IMPATIENCE: Duration = Duration::from_millis(150);
+/// Reasons of a node that did not do what it was asked, and may do it soon.
+const PASSING: [&str; 5] = ["CONNECT", "NO_LEADER", "NO_ROOM", "OVERLOADED", "STOPPING"];
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 /// Sequence numbers that a client uses of one session before it begins another.
 const BATCHES_PER_SESSION: u64 = 200;
@@ -416,9 +418,7 @@ impl Client {
                 Ok(response) => return (attempts, Ok(response)),
                 Err(failure) => failure,
             };
-            let for_good = failure
-                .refusal()
-                .is_some_and(|reason| !["CONNECT", "NO_LEADER", "OVERLOADED", "STOPPING"].contains(&reason));
+            let for_good = failure.refusal().is_some_and(|reason| !PASSING.contains(&reason));
             unknown |= failure.refusal().is_none();
             if for_good || Instant::now() > deadline {
                 // What one attempt left open, no later refusal settles.

@@ -7,7 +7,13 @@ use super::remote::{Miss, Repeat};
 use crate::exit::{Code, Failure};
 
 /// Reasons with which a node says that nothing was done.
-const NOT_DONE: [&str; 4] = ["NO_LEADER", "STOPPING", "OVERLOADED", "RESUME_ELSEWHERE"];
+const NOT_DONE: [&str; 5] = [
+    "NO_LEADER",
+    "NO_ROOM",
+    "STOPPING",
+    "OVERLOADED",
+    "RESUME_ELSEWHERE",
+];
 
 /// Whether the node says that nothing was done.
 pub(super) fn not_done(status: &Status) -> bool {

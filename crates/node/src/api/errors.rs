@@ -129,6 +129,7 @@ pub(crate) fn propose(error: ProposeError) -> Status {
     let message = error.to_string();
     match error {
         ProposeError::NoLeader => passing(Code::Unavailable, "NO_LEADER", message),
+        ProposeError::NoRoom => passing(Code::Unavailable, "NO_ROOM", message),
         ProposeError::Overloaded => passing(Code::ResourceExhausted, "OVERLOADED", message),
         ProposeError::Refused(refused) => refusal(refused),
         ProposeError::Stopping => passing(Code::Unavailable, "STOPPING", message),

@@ -287,6 +287,8 @@ impl Checker<'_> {
             cluster,
             max_subscribers: small("limits.max_subscribers", raw.max_subscribers, 10_000)?,
             max_connections: small("limits.max_connections", raw.max_connections, 20_000)?,
+            // 0 is a choice too: then only a write that is refused counts.
+            min_free_bytes: raw.min_free_bytes.unwrap_or(64 * 1024 * 1024),
         })
     }
 

@@ -40,6 +40,7 @@ pub(super) const KEYS: &[(&str, Kind)] = &[
     ("limits.max_event_bytes", Number),
     ("limits.max_subscribers", Number),
     ("limits.max_connections", Number),
+    ("limits.min_free_bytes", Number),
     ("defaults.max_attempts", Number),
     ("defaults.expiry", Text),
     ("defaults.expiry_strategy", Text),

@@ -123,6 +123,8 @@ pub struct LimitsConfig {
     pub max_subscribers: u32,
     /// Connections of clients to this node.
     pub max_connections: u32,
+    /// With less room than this on the data directory's disk, this node does not lead if another can, and warns.
+    pub min_free_bytes: u64,
 }
 
 /// `[defaults]`: the policy that the cluster begins with; written to the log at bootstrap.

@@ -66,6 +66,7 @@ pub(super) struct RawLimits {
     pub(super) max_event_bytes: Option<u64>,
     pub(super) max_subscribers: Option<u32>,
     pub(super) max_connections: Option<u32>,
+    pub(super) min_free_bytes: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

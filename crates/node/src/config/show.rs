@@ -77,6 +77,7 @@ fn value(config: &Config, key: &str) -> Option<String> {
         "limits.max_event_bytes" => Some(limits.cluster.max_event_bytes.to_string()),
         "limits.max_subscribers" => Some(limits.max_subscribers.to_string()),
         "limits.max_connections" => Some(limits.max_connections.to_string()),
+        "limits.min_free_bytes" => Some(limits.min_free_bytes.to_string()),
         "defaults.max_attempts" => number(policy.max_attempts, built_in::MAX_ATTEMPTS),
         "defaults.expiry" => Some(match policy.expiry.unwrap_or(built_in::EXPIRY) {
             Expiry::Ms(ms) => text(Duration::from_millis(ms)),

@@ -43,6 +43,7 @@ const COMPLETE: &str = r#"
     max_event_bytes = 13
     max_subscribers = 14
     max_connections = 15
+    min_free_bytes = 16
     [defaults]
     max_attempts = 3
     expiry = "never"
@@ -142,6 +143,7 @@ fn every_key_of_a_complete_file_is_taken_and_known_everywhere() {
         (config.limits.max_subscribers, config.limits.max_connections),
         (14, 15)
     );
+    assert_eq!(config.limits.min_free_bytes, 16);
     let policy = Policy {
         max_attempts: Some(3),
         expiry: Some(Expiry::Never),

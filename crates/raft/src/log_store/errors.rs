@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::free_space;
+
 /// Why the log cannot be opened, read or written. Each names the folder or file, and what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -71,6 +73,11 @@ impl LogError {
             path: path.into(),
             source: Arc::new(source),
         }
+    }
+
+    /// Whether it is for want of room on the disk. That passes, and nothing is lost by it.
+    pub(crate) fn is_no_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if free_space::is_lacking(source))
     }
 
     pub(super) fn refused(what: impl Into<String>) -> Self {

@@ -10,7 +10,7 @@
 //! | entries are purged | the snapshot that covers them, which is the caller's duty |
 //!
 //! "On disk" means `fdatasync` returned. If it ever fails, nothing is acknowledged any more: the kernel may have thrown away what it
-//! could not write, and report success the next time.
+//! could not write, and report success the next time. Only want of room passes: see `disk/room.rs`, [`pressure`] and [`writer`].
 //!
 //! How the files relate: [`LogStore`] is what openraft writes to, and [`LogReader`] what it reads from. Both look at the [`tail`], which is
 //! the log in memory. Writes go through a bounded queue to the [`writer`], a thread that groups them; it writes to the [`disk`], which is
@@ -21,6 +21,7 @@ pub(crate) mod stats;
 
 mod codec;
 mod disk;
+mod pressure;
 mod reader;
 mod record;
 mod tail;
@@ -32,6 +33,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
@@ -41,11 +43,13 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use self::codec::weight;
 use self::disk::{Disk, SegmentLimits};
 use self::errors::LogError;
+use self::pressure::Pressure;
 pub(crate) use self::reader::LogReader;
 use self::record::Record;
 use self::stats::FlushStats;
 use self::tail::Tail;
-use self::writer::{Write, Writer};
+use self::writer::{FIRST_PAUSE, FreeSpace, Write, Writer};
+use crate::free_space;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 /// Makes an empty log in a folder that does not exist; the caller makes the folder's name durable. Blocks.
@@ -60,8 +64,6 @@ pub(crate) fn create(folder: &Path) -> Result<(), LogError> {
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Write>,
-    /// Bytes of entries that may wait for the disk, in units of [`UNIT`].
-    room: Arc<Semaphore>,
 }
 
 /// What readers, the store and its handle share.
@@ -71,6 +73,9 @@ struct Shared {
     disk: RwLock<Option<Arc<Disk>>>,
     folder: std::path::PathBuf,
     stats: Arc<FlushStats>,
+    pressure: Arc<Pressure>,
+    /// Bytes of entries that may wait for the disk, in units of [`UNIT`].
+    room: Arc<Semaphore>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -103,6 +108,8 @@ const QUEUE: usize = 1024;
 /// Most bytes of entries that wait for the writer.
 const WAITING_BYTES: usize = 32 * 1024 * 1024;
 const UNIT: usize = 1024;
+/// Who waits for room looks again after so long.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 impl LogStore {
     /// Opens the log in this folder, and checks all of it: some milliseconds per ten thousand entries. Blocks.
@@ -115,20 +122,27 @@ impl LogStore {
 
     fn open_with(folder: &Path, sizes: Sizes) -> Result<Self, LogError> {
         let (disk, record) = Disk::open(folder, sizes.segment)?;
-        Self::start(disk, record, sizes)
+        let folder = folder.to_path_buf();
+        let free_space = Box::new(move || free_space::of(&folder));
+        Self::start(disk, record, sizes, free_space)
     }
 
-    fn start(disk: Disk, record: Record, sizes: Sizes) -> Result<Self, LogError> {
+    fn start(disk: Disk, record: Record, sizes: Sizes, free_space: FreeSpace) -> Result<Self, LogError> {
         let folder = disk.folder().to_path_buf();
         let disk = Arc::new(disk);
         let tail = Arc::new(Mutex::new(Tail::new(&record, sizes.cache_bytes)));
         let stats = Arc::new(FlushStats::default());
+        let pressure = Arc::new(Pressure::default());
         let (queue, receiver) = mpsc::channel(QUEUE);
         let writer = Writer {
             disk: disk.clone(),
             tail: tail.clone(),
             stats: stats.clone(),
+            pressure: pressure.clone(),
+            free_space,
+            durable: record.clone(),
             record,
+            next_try: (Instant::now(), FIRST_PAUSE),
             unsettled: Vec::new(),
             queue: receiver,
         };
@@ -141,13 +155,13 @@ impl LogStore {
             disk: RwLock::new(Some(disk)),
             folder,
             stats,
+            pressure,
+            room: Arc::new(Semaphore::new(WAITING_BYTES / UNIT)),
             writer: Mutex::new(Some(thread)),
         };
-        let room = Arc::new(Semaphore::new(WAITING_BYTES / UNIT));
         Ok(Self {
             shared: Arc::new(shared),
             queue,
-            room,
         })
     }
 
@@ -189,6 +203,7 @@ impl LogHandle {
     /// # Errors
     /// When the last flush fails, or an earlier one did.
     pub(crate) async fn close(&self) -> Result<(), LogError> {
+        self.give_up_waiting();
         let outcome = match self.queue.upgrade() {
             // The store was dropped: the writer ends by itself.
             None => self.shared.tail.lock().check(),
@@ -207,6 +222,8 @@ impl LogHandle {
             let ended = thread.map(JoinHandle::join);
             // Dropping sled's database writes to disk.
             drop(shared.disk.write().take());
+            // Whoever waits for room to read learns that the log is closed.
+            shared.pressure.has_room_again();
             ended
         });
         match joined.await {
@@ -226,6 +243,48 @@ impl LogHandle {
             }
             Ok(None) => outcome,
         }
+    }
+
+    /// Whether there is room for more entries: in the queue, in memory, and in the journal while the disk is full. Who appends although there
+    /// is not may wait, and with it all of openraft. O(1).
+    pub(crate) fn takes_entries(&self) -> bool {
+        let Some(queue) = self.queue.upgrade() else {
+            return true;
+        };
+        let waiting = WAITING_BYTES / UNIT - self.shared.room.available_permits();
+        self.shared.pressure.takes((waiting * UNIT) as u64)
+            && waiting < WAITING_BYTES / UNIT / 2
+            && queue.capacity() > QUEUE / 2
+    }
+
+    /// Returns when there is room for more entries.
+    pub(crate) async fn until_it_takes_entries(&self) {
+        while !self.takes_entries() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Since when the disk has been full; `None`: it is not.
+    pub(crate) fn full_since(&self) -> Option<Instant> {
+        self.shared.pressure.full_since()
+    }
+
+    /// How long the flush that is under way has taken so far.
+    pub(crate) fn flushing_for(&self) -> Option<Duration> {
+        self.shared.pressure.flushing_for()
+    }
+
+    /// To be called now and then: if the disk was full, it is looked whether it has room.
+    pub(crate) fn tick(&self) {
+        if let Some(queue) = self.queue.upgrade() {
+            // If there is no place in the queue, the writer is busy, and looks by itself.
+            let _ = queue.try_send(Write::Tick);
+        }
+    }
+
+    /// The node stops: what waits for room fails, so that nobody waits for it.
+    pub(crate) fn give_up_waiting(&self) {
+        self.shared.pressure.close();
     }
 
     /// What the flushes cost.
@@ -277,9 +336,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let bytes = entries.iter().map(weight).sum::<usize>();
         check_lengths(&entries)?;
         let units = (bytes / UNIT + 1).min(WAITING_BYTES / UNIT);
-        let room = self
-            .room
-            .clone()
+        let room = self.shared.room.clone();
+        let room = room
             .acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX))
             .await;
         let room = room.map_err(|_| self.closed())?;

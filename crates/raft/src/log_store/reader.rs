@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
 use openraft::OptionalSend;
@@ -16,6 +17,8 @@ use crate::types::{Entry, TypeConfig, Vote};
 
 /// Most bytes of entries that one read gives to replication, give or take one entry: messages between nodes are bounded.
 const LIMITED_BYTES: usize = 1024 * 1024;
+/// Until a read that ended for want of room is tried again, at least.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Reads entries and the vote. Cheap to clone; sees every entry from the moment `append` returns.
 #[derive(Clone)]
@@ -42,7 +45,15 @@ impl LogReader {
                 .clone()
                 .ok_or_else(|| self.shared.closed())?;
             let wanted = found.on_disk.clone();
-            let mut entries = blocking(disk, move |disk| disk.read(wanted, max_bytes)).await?;
+            let mut entries = match blocking(disk, move |disk| disk.read(wanted, max_bytes)).await {
+                Err(error) if error.is_no_room() => {
+                    // An error would end openraft. The writer may notice a moment later than this reader that the disk is full.
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    self.shared.pressure.until_room().await;
+                    continue;
+                }
+                read => read?,
+            };
             let complete = entries.len() as u64 == found.on_disk.end - found.on_disk.start;
             let bytes: usize = entries.iter().map(super::weight).sum();
             {

@@ -3,6 +3,10 @@
 //! It takes everything that waits, writes it in the order in which it was asked for, and makes it durable with one flush: so the
 //! slower the disk, the larger the groups. Only then does it answer. After the first error it writes nothing any more, and
 //! answers everything with that error.
+//!
+//! That the disk is full is no error: see [`Disk::stalled`]. The journal goes on for a while, and what it does not take waits here, in its order. A
+//! vote waits behind it: openraft takes a vote that is durable for a sign that all entries before it are. So that it need not,
+//! nobody gives entries that the journal may not take (see `pressure`). As soon as there is room, the log is as before.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::log_store::codec::weight;
 use crate::log_store::disk::Disk;
 use crate::log_store::errors::LogError;
+use crate::log_store::pressure::Pressure;
 use crate::log_store::record::Record;
 use crate::log_store::stats::FlushStats;
 use crate::log_store::tail::{Tail, Truncated};
@@ -37,6 +42,8 @@ pub(super) enum Write {
     },
     Truncate(Truncated),
     Purge(LogId),
+    /// Time passes: if the disk is full, it may have room again.
+    Tick,
     /// The last one: everything before it is durable when it is answered, and the thread ends.
     Close {
         done: oneshot::Sender<Result<(), LogError>>,
@@ -49,14 +56,31 @@ const GROUP: usize = 1024;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// A flush that takes longer is worth a line in the log: at ten of these in a row a cluster begins to hold elections.
 const SLOW: Duration = Duration::from_millis(100);
+/// While something waits for room on the disk, it is looked for so often.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The disk must have so much room before the log is opened again: what the journal may hold, and as much for what sled makes of it.
+pub(super) const ROOM_TO_OPEN: u64 = 24 * 1024 * 1024;
+/// The pause after an attempt that ended for want of room all the same. Each is the double of the one before, up to the longest. (A user's
+/// share of a disk can be full while the disk is not.)
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// How much room the disk has, in bytes.
+pub(super) type FreeSpace = Box<dyn Fn() -> std::io::Result<u64> + Send>;
 
 /// What the thread owns.
 pub(super) struct Writer {
     pub(super) disk: Arc<Disk>,
     pub(super) tail: Arc<Mutex<Tail>>,
     pub(super) stats: Arc<FlushStats>,
+    pub(super) pressure: Arc<Pressure>,
+    pub(super) free_space: FreeSpace,
     /// As it was written last.
     pub(super) record: Record,
+    /// As it is known to be durable.
+    pub(super) durable: Record,
+    /// When the log may be opened again next, and the pause after that.
+    pub(super) next_try: (Instant, Duration),
     /// Up to where entries are durable that sled may not have yet, and in which epoch.
     pub(super) unsettled: Vec<(u64, u64)>,
     pub(super) queue: mpsc::Receiver<Write>,
@@ -66,6 +90,10 @@ impl Writer {
     /// Runs until [`Write::Close`], or until every sender is gone.
     pub(super) fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
+            if matches!(first, Write::Tick) {
+                self.look_for_room();
+                continue;
+            }
             let mut group = Group::default();
             let mut failure = self.tail.lock().check();
             let mut next = Some(first);
@@ -98,6 +126,7 @@ impl Writer {
             if outcome.is_ok() && self.disk.should_settle() {
                 self.settle();
             }
+            self.tell_of_room();
             if closes {
                 return self.refuse_rest();
             }
@@ -109,13 +138,72 @@ impl Writer {
     }
 
     fn settle(&mut self) {
-        let settled = self.disk.settle();
-        let mut tail = self.tail.lock();
-        match settled {
-            Ok(()) => tail.flushed_all(&self.unsettled),
-            Err(error) => tail.fail(&error),
+        match self.disk.settle() {
+            Ok(()) => self.settled(),
+            Err(error) => self.tail.lock().fail(&error),
         }
-        self.unsettled.clear();
+    }
+
+    /// What is durable can be read from disk, unless the disk is full.
+    fn settled(&mut self) {
+        if self.disk.stalled().is_none() {
+            self.tail.lock().flushed_all(&self.unsettled);
+            self.unsettled.clear();
+        }
+    }
+
+    fn tell_of_room(&self) {
+        match self.disk.stalled() {
+            Some((why, left)) => {
+                if self.pressure.full_since().is_none() {
+                    tracing::error!(
+                        %why,
+                        left_in_journal = left,
+                        "the disk is full: this node takes no more than its journal holds, and goes on by itself when there is room"
+                    );
+                }
+                self.pressure.full(left);
+            }
+            None => self.pressure.has_room_again(),
+        }
+    }
+
+    /// If the disk was full and has room, the log goes on as before.
+    fn look_for_room(&mut self) {
+        if let Err(error) = self.open_again() {
+            tracing::error!(%error, "the log cannot be written any more");
+            self.tail.lock().fail(&error);
+        }
+    }
+
+    /// # Errors
+    /// When the log cannot be opened, for another reason than want of room.
+    fn open_again(&mut self) -> Result<(), LogError> {
+        self.tell_of_room();
+        let Some((why, _)) = self.disk.stalled() else {
+            return Ok(());
+        };
+        let (next, pause) = self.next_try;
+        if Instant::now() < next || !(self.free_space)().is_ok_and(|bytes| bytes >= ROOM_TO_OPEN) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        match self.disk.reopen(&self.durable, &self.record) {
+            Ok(()) => {
+                self.next_try = (Instant::now(), FIRST_PAUSE);
+                self.settled();
+                let was = self.pressure.full_since().map(|since| since.elapsed());
+                tracing::info!(%why, ?was, took = ?began.elapsed(), "the disk has room again, and the log goes on");
+                self.tell_of_room();
+                Ok(())
+            }
+            Err(error) if error.is_no_room() => {
+                tracing::warn!(%error, again_in = ?pause, "there is not enough room to go on yet");
+                self.next_try = (Instant::now() + pause, (pause * 2).min(LONGEST_PAUSE));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Whoever asked after the close, or at the same time, gets an answer too.
@@ -160,7 +248,7 @@ impl Writer {
                 self.disk.remove_before(self.record.begin);
                 Ok(())
             }
-            Write::Close { .. } => Ok(()),
+            Write::Tick | Write::Close { .. } => Ok(()),
         }
     }
 
@@ -170,16 +258,36 @@ impl Writer {
         self.disk.write_record(&self.record)
     }
 
-    fn commit(&mut self, group: &Group, closes: bool) -> Result<(), LogError> {
-        let began = Instant::now();
+    fn commit_when_there_is_room(&mut self, closes: bool) -> Result<(), LogError> {
         self.write_record()?;
-        self.disk.commit(self.record.seq)?;
-        if closes {
+        loop {
+            match self.disk.commit(self.record.seq) {
+                Err(error) if error.is_no_room() && !self.pressure.is_closing() => {
+                    self.tell_of_room();
+                    std::thread::sleep(LOOK_EVERY);
+                    self.open_again()?;
+                }
+                outcome => break outcome?,
+            }
+        }
+        self.durable = self.record.clone();
+        if closes && self.disk.stalled().is_none() {
             self.disk.settle()?;
-            self.tail.lock().flushed_all(&self.unsettled);
+            self.settled();
             self.disk.checkpoint()?;
+        }
+        if closes {
             self.disk.sync_mark()?;
         }
+        Ok(())
+    }
+
+    fn commit(&mut self, group: &Group, closes: bool) -> Result<(), LogError> {
+        let began = Instant::now();
+        self.pressure.flush_begins();
+        let committed = self.commit_when_there_is_room(closes);
+        self.pressure.flush_ends();
+        committed?;
         let took = began.elapsed();
         let entries = group.entries();
         self.stats.record(entries, group.bytes as u64, took);
@@ -246,7 +354,7 @@ impl Group {
                 Write::Close { done } => {
                     let _ = done.send(outcome.clone());
                 }
-                Write::Truncate(_) | Write::Purge(_) => {}
+                Write::Truncate(_) | Write::Purge(_) | Write::Tick => {}
             }
         }
     }

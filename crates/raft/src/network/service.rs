@@ -28,6 +28,7 @@ use crate::errors::{AdminError, ProposeError};
 use crate::inner::Inner;
 use crate::peers::Shown;
 use crate::state_store::{IncomingSnapshot, Snapshot};
+use crate::status::DiskState;
 use crate::types::{AppendRequest, TypeConfig};
 
 /// Requests of one follower that the leader works on at once.
@@ -113,7 +114,15 @@ impl Peer for PeerService {
                 hear(&node, &append, leader_has_quorum);
                 Some(append)
             });
-            futures::future::ready(read)
+            let log = node.log.clone();
+            async move {
+                // openraft would wait for the log in its one task, and heartbeats and votes behind it. The leader gives up this stream
+                // after a while, and begins another; what was sent on it is not lost, and comes again.
+                if read.as_ref().is_some_and(|append| !append.entries.is_empty()) {
+                    log.until_it_takes_entries().await;
+                }
+                read
+            }
         });
         let results = self.node.raft.stream_append(requests).map(|result| match result {
             Ok(result) => Ok(append_result_to_pb(result)),
@@ -137,6 +146,10 @@ impl Peer for PeerService {
         let vote = vote_from_pb(head.vote).map_err(malformed)?;
         let meta = serde_json::from_slice(&head.meta).map_err(malformed)?;
         let folder = self.node.snapshot_folder.clone();
+        if let DiskState::Full { .. } = *self.node.disk.borrow() {
+            // It would not fit, and what is there of it would keep others from writing.
+            return Err(Status::resource_exhausted("the disk is full"));
+        }
         // The disk is written on a thread of its own; the channel between is the only buffer.
         let (sender, mut receiver) = mpsc::channel::<bytes::Bytes>(4);
         let writer = tokio::task::spawn_blocking(move || {
@@ -214,6 +227,15 @@ impl Peer for PeerService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn fitness(
+        &self,
+        request: Request<pb::FitnessRequest>,
+    ) -> Result<Response<pb::FitnessResponse>, Status> {
+        self.check(&request).await?;
+        let disk = self.node.disk.borrow().rank();
+        Ok(Response::new(pb::FitnessResponse { disk }))
     }
 
     async fn clock(&self, request: Request<pb::ClockRequest>) -> Result<Response<pb::ClockResponse>, Status> {
@@ -332,6 +354,10 @@ fn refusal(error: ProposeError) -> Answered {
         ProposeError::NoLeader | ProposeError::Stopping => Answered::NotLeader(pb::NotLeader::default()),
         ProposeError::Overloaded => Answered::Refused(pb::Refused {
             kind: "overloaded".into(),
+            message: error.to_string(),
+        }),
+        ProposeError::NoRoom => Answered::Refused(pb::Refused {
+            kind: "no room".into(),
             message: error.to_string(),
         }),
         ProposeError::Unknown { cause } => Answered::Unknown(cause),

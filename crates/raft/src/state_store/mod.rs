@@ -20,6 +20,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use brama_core::Machine;
 
@@ -30,6 +31,9 @@ use crate::types::{Answers, LogId, Member, SnapshotMeta, StoredMembership, TypeC
 
 pub use snapshot_file::SnapshotFileError;
 pub(crate) use snapshot_file::{IncomingSnapshot, SnapshotFile};
+
+/// While there is no room for a snapshot, it is tried again so often.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// A snapshot, as openraft hands it around.
 pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
@@ -132,6 +136,19 @@ impl SharedState {
         self.inner.read().membership.clone()
     }
 
+    /// A copy of the state that does not change, and what it says of itself. O(1).
+    fn freeze(&self) -> (SnapshotHead, brama_core::snapshot::Frozen) {
+        let inner = self.inner.read();
+        let head = SnapshotHead {
+            meta: SnapshotMeta {
+                last_log_id: inner.last_applied,
+                last_membership: inner.membership.clone(),
+            },
+            ever_members: inner.ever_members.clone(),
+        };
+        (head, inner.machine.freeze())
+    }
+
     fn publish(&self) {
         let inner = self.inner.read();
         let index = inner.last_applied.map_or(0, |log_id| log_id.index);
@@ -154,6 +171,8 @@ pub(crate) struct StateStore {
     shared: SharedState,
     clock: ClusterClock,
     current: Option<(SnapshotMeta, SnapshotFile)>,
+    /// Nobody waits for room on the disk any more.
+    stop: CancellationToken,
     newest: watch::Receiver<Option<(SnapshotMeta, SnapshotFile)>>,
     publish_newest: watch::Sender<Option<(SnapshotMeta, SnapshotFile)>>,
 }
@@ -167,6 +186,7 @@ impl StateStore {
         folder: PathBuf,
         clock: ClusterClock,
         contents: Contents,
+        stop: CancellationToken,
     ) -> Result<Self, SnapshotFileError> {
         let mut inner = Inner {
             machine: Machine::new(),
@@ -205,6 +225,7 @@ impl StateStore {
             shared,
             clock,
             current,
+            stop,
             newest,
             publish_newest,
         })
@@ -296,19 +317,11 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let inner = self.shared.inner.read();
-        let head = SnapshotHead {
-            meta: SnapshotMeta {
-                last_log_id: inner.last_applied,
-                last_membership: inner.membership.clone(),
-            },
-            ever_members: inner.ever_members.clone(),
-        };
-        let frozen = inner.machine.freeze();
-        drop(inner);
         SnapshotBuilder {
             folder: self.folder.clone(),
-            state: Some((head, frozen)),
+            state: Some(self.shared.freeze()),
+            shared: self.shared.clone(),
+            stop: self.stop.clone(),
             publish_newest: self.publish_newest.clone(),
         }
     }
@@ -318,15 +331,18 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         meta: &SnapshotMeta,
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let folder = self.folder.clone();
-        let (file, head, machine) = tokio::task::spawn_blocking(move || {
-            let (head, frozen) = snapshot.load()?;
-            let file = snapshot.keep(&folder, head.meta.last_log_id)?;
-            Ok::<_, SnapshotFileError>((file, head, Machine::thaw(frozen)))
-        })
-        .await
-        .map_err(io::Error::other)?
-        .map_err(io::Error::other)?;
+        let (file, head, machine) = loop {
+            let (folder, snapshot) = (self.folder.clone(), snapshot.clone());
+            let kept = tokio::task::spawn_blocking(move || {
+                let (head, frozen) = snapshot.load()?;
+                let file = snapshot.keep(&folder, head.meta.last_log_id)?;
+                Ok::<_, SnapshotFileError>((file, head, Machine::thaw(frozen)))
+            });
+            match kept.await.map_err(io::Error::other)? {
+                Ok(kept) => break kept,
+                Err(error) => wait_for_room(error, &self.stop).await?,
+            }
+        };
         if head.meta != *meta {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -363,6 +379,8 @@ impl RaftStateMachine<TypeConfig> for StateStore {
 pub(crate) struct SnapshotBuilder {
     folder: PathBuf,
     state: Option<(SnapshotHead, brama_core::snapshot::Frozen)>,
+    shared: SharedState,
+    stop: CancellationToken,
     publish_newest: watch::Sender<Option<(SnapshotMeta, SnapshotFile)>>,
 }
 
@@ -370,22 +388,39 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (head, frozen) = self
-            .state
-            .take()
-            .ok_or_else(|| io::Error::other("a snapshot builder builds one snapshot"))?;
-        let folder = self.folder.clone();
-        let started = Instant::now();
-        let (meta, file) = tokio::task::spawn_blocking(move || {
-            let file = SnapshotFile::write(&folder, &head, &frozen)?;
-            Ok::<_, SnapshotFileError>((head.meta, file))
-        })
-        .await
-        .map_err(io::Error::other)?
-        .map_err(io::Error::other)?;
-        tracing::info!(bytes = file.bytes(), took = ?started.elapsed(), "wrote a snapshot");
+        let (meta, file) = loop {
+            // After a wait for room, the state as it is by then: it need not be kept twice for so long.
+            let (head, frozen) = self.state.take().unwrap_or_else(|| self.shared.freeze());
+            let folder = self.folder.clone();
+            let started = Instant::now();
+            let written = tokio::task::spawn_blocking(move || {
+                let file = SnapshotFile::write(&folder, &head, &frozen)?;
+                Ok::<_, SnapshotFileError>((head.meta, file))
+            });
+            match written.await.map_err(io::Error::other)? {
+                Ok((meta, file)) => {
+                    tracing::info!(bytes = file.bytes(), took = ?started.elapsed(), "wrote a snapshot");
+                    break (meta, file);
+                }
+                Err(error) => wait_for_room(error, &self.stop).await?,
+            }
+        };
         self.publish_newest
             .send_replace(Some((meta.clone(), file.clone())));
         Ok(Snapshot { meta, snapshot: file })
     }
+}
+
+/// An error ends openraft; but want of room passes.
+///
+/// # Errors
+/// When it was something else, or the node stops.
+async fn wait_for_room(error: SnapshotFileError, stop: &CancellationToken) -> Result<(), io::Error> {
+    if !error.is_no_room() || stop.is_cancelled() {
+        return Err(io::Error::other(error));
+    }
+    tracing::warn!(error = ?error, again_in = ?TRY_AGAIN, "there is no room for a snapshot on the disk");
+    // When the node stops, the next attempt is the last one.
+    let _ = tokio::time::timeout(TRY_AGAIN, stop.cancelled()).await;
+    Ok(())
 }

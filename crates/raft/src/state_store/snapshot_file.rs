@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use brama_core::snapshot::{Frozen, SnapshotError};
 
 use super::SnapshotHead;
+use crate::free_space;
 use crate::types::LogId;
 
 const MAGIC: &[u8; 8] = b"BRAMASN1";
@@ -48,6 +49,13 @@ pub enum SnapshotFileError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+impl SnapshotFileError {
+    /// Whether it is for want of room on the disk, which passes.
+    pub(crate) fn is_no_room(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if free_space::is_lacking(source))
+    }
 }
 
 /// A complete snapshot on disk. Cheap to clone; readable even after a newer one has replaced it.
@@ -84,16 +92,29 @@ pub(crate) fn newest(folder: &Path) -> Result<Option<SnapshotFile>, SnapshotFile
 
 impl SnapshotFile {
     /// Writes a snapshot; it is on disk when this returns. Older ones are removed then.
+    ///
+    /// # Errors
+    /// When that failed; nothing of it is left then.
     pub(crate) fn write(
         folder: &Path,
         head: &SnapshotHead,
         state: &Frozen,
     ) -> Result<Self, SnapshotFileError> {
         let path = folder.join(format!("build-{:032x}{TEMPORARY}", rand::random::<u128>()));
-        let file = File::create(&path).map_err(io_error("create", &path))?;
+        let kept =
+            Self::write_to(&path, head, state).and_then(|file| file.keep(folder, head.meta.last_log_id));
+        if kept.is_err() {
+            // Half a snapshot takes room, perhaps the last of it. If it stays, the next start removes it.
+            let _ = fs::remove_file(&path);
+        }
+        kept
+    }
+
+    fn write_to(path: &Path, head: &SnapshotHead, state: &Frozen) -> Result<Self, SnapshotFileError> {
+        let file = File::create(path).map_err(io_error("create", path))?;
         let mut out = BufWriter::with_capacity(1 << 20, &file);
         let json = serde_json::to_vec(head).map_err(|error| SnapshotFileError::Damaged {
-            path: path.clone(),
+            path: path.to_owned(),
             problem: error.to_string(),
         })?;
         let written = (|| {
@@ -106,8 +127,8 @@ impl SnapshotFile {
             drop(out);
             file.sync_all()
         })();
-        written.map_err(io_error("write", &path))?;
-        Self::open(path)?.keep(folder, head.meta.last_log_id)
+        written.map_err(io_error("write", path))?;
+        Self::open(path.to_owned())
     }
 
     /// Gives a complete temporary file its name, and removes the other snapshots. All of it is on disk when this returns.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use openraft::vote::RaftLeaderIdExt as _;
 use openraft::{EntryPayload, Membership};
+use tokio_util::sync::CancellationToken;
 
 use super::{SharedState, Standing, StateStore};
 use crate::agreement::Contents;
@@ -31,7 +32,13 @@ impl TimeSource for NoTime {
 fn store() -> (tempfile::TempDir, StateStore) {
     let folder = tempfile::tempdir().unwrap();
     let clock = ClusterClock::new(Arc::new(NoTime));
-    let store = StateStore::open(folder.path().to_owned(), clock, Contents::new(Duration::MAX)).unwrap();
+    let store = StateStore::open(
+        folder.path().to_owned(),
+        clock,
+        Contents::new(Duration::MAX),
+        CancellationToken::new(),
+    )
+    .unwrap();
     (folder, store)
 }
 

@@ -61,6 +61,8 @@ pub struct Cluster {
     pub snapshot_every: u64,
     pub keep_entries: u64,
     pub compare_interval: Duration,
+    /// Of each member.
+    pub min_free_bytes: Vec<u64>,
 }
 
 #[allow(dead_code, reason = "each test file uses some of it")]
@@ -91,6 +93,7 @@ impl Cluster {
             snapshot_every,
             keep_entries,
             compare_interval,
+            min_free_bytes: vec![0; members],
         };
         for i in 0..members {
             cluster.up(i).await.unwrap();
@@ -121,6 +124,7 @@ impl Cluster {
             snapshot_every: self.snapshot_every,
             keep_entries: self.keep_entries,
             compare_interval: self.compare_interval,
+            min_free_bytes: self.min_free_bytes[i],
         }
     }
 
@@ -156,6 +160,7 @@ impl Cluster {
         let seeds = self.ports.iter().map(ToString::to_string).collect();
         self.ports.push(free_port());
         self.clocks.push(Clocks::new());
+        self.min_free_bytes.push(0);
         let replica = Replica::start(self.options(i, Origin::Join { seeds }))
             .await
             .unwrap();

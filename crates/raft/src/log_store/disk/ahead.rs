@@ -1,12 +1,13 @@
 //! Writing ahead: what is asked for is gathered, goes to the [`journal`](super::journal), and then to sled.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 
+#[cfg(test)]
+use super::SyncData;
+use super::flushing::Flushing;
 use super::journal::{FILES, FoundGroup, Identity, JournalFile};
 use super::steps::{self, Step};
-use super::{Disk, SyncData, check_no_blobs, damaged, guarded};
+use super::{Disk, damaged};
 use crate::log_store::errors::LogError;
 use crate::log_store::record::Record;
 
@@ -24,7 +25,9 @@ pub(super) struct Ahead {
     /// The number of the newest record that is durable.
     newest: u64,
     /// Makes durable in sled what the file holds that is not active. `None`: it is.
-    checkpoint: Option<JoinHandle<Result<(), LogError>>>,
+    checkpoint: Option<Flushing>,
+    /// Why sled gets nothing any more until it is opened again: see `room`. What is durable is in the journal.
+    pub(super) stalled: Option<LogError>,
 }
 
 impl Ahead {
@@ -39,17 +42,31 @@ impl Ahead {
             gives_room: false,
             newest,
             checkpoint: None,
+            stalled: None,
         }
     }
 
     /// The log was opened, and sled has all of it, durable: the journal begins anew.
     pub(super) fn begin_after(&mut self, newest: u64, folder: &Path) -> Result<(), LogError> {
         let generation = self.generation() + 1;
-        self.active = 0;
-        self.newest = newest;
         self.files[0]
             .begin(&self.identity, generation)
-            .map_err(|e| LogError::io("write", folder.join(FILES[0]), e))
+            .map_err(|e| LogError::io("write", folder.join(FILES[0]), e))?;
+        self.active = 0;
+        self.newest = newest;
+        self.unsettled.clear();
+        self.gives_room = false;
+        self.stalled = None;
+        Ok(())
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Bytes of steps that the active file takes yet.
+    pub(super) fn left(&self) -> u64 {
+        self.files[self.active].left()
     }
 
     pub(super) fn gives_room(&mut self) {
@@ -64,11 +81,32 @@ impl Ahead {
         self.files[0].generation().max(self.files[1].generation())
     }
 
-    fn join_checkpoint(&mut self) -> Result<(), LogError> {
-        match self.checkpoint.take().map(JoinHandle::join) {
-            None | Some(Ok(Ok(()))) => Ok(()),
-            Some(Ok(Err(error))) => Err(error),
-            Some(Err(_)) => Err(LogError::refused("the thread that flushes sled panicked")),
+    pub(super) fn join_checkpoint(&mut self) -> Result<(), LogError> {
+        self.checkpoint.take().map_or(Ok(()), Flushing::wait)
+    }
+
+    /// A checkpoint that failed is noticed while there is room for more, not when the next one is due.
+    fn look_at_checkpoint(&mut self) -> Result<(), LogError> {
+        if self.checkpoint.as_ref().is_some_and(Flushing::is_over) {
+            self.join_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    fn check_not_stalled(&self) -> Result<(), LogError> {
+        self.stalled.clone().map_or(Ok(()), Err)
+    }
+
+    /// For want of room, sled gets nothing more until it is opened again. Any other error stays one.
+    pub(super) fn stall(&mut self, outcome: Result<(), LogError>) -> Result<(), LogError> {
+        match outcome {
+            Err(error) if error.is_no_room() => {
+                // The journal has them, and they are read from there.
+                self.unsettled = Vec::new();
+                self.stalled.get_or_insert(error);
+                Ok(())
+            }
+            outcome => outcome,
         }
     }
 
@@ -90,41 +128,62 @@ impl Drop for Ahead {
 
 impl Disk {
     /// Makes all that was asked for before durable, up to the record with number `seq`, which was the last of it.
+    ///
+    /// # Errors
+    /// When that failed. After [`LogError::is_no_room`] it may be tried again: nothing that was asked for is forgotten.
     pub(in crate::log_store) fn commit(&self, seq: u64) -> Result<(), LogError> {
         let mut ahead = self.ahead.lock();
         let ahead = &mut *ahead;
+        // Otherwise it was found in the journal when the store was opened again.
+        if ahead.newest < seq {
+            let checked = ahead.look_at_checkpoint();
+            ahead.stall(checked)?;
+            if let Err(error) = self.write_ahead(ahead, seq) {
+                ahead.stall(Err(error.clone()))?;
+                return Err(error);
+            }
+            ahead.newest = seq;
+        }
+        if ahead.stalled.is_none() {
+            ahead.unsettled.append(&mut ahead.pending);
+        }
+        ahead.pending.clear();
+        self.write_mark(seq)
+    }
+
+    fn write_ahead(&self, ahead: &mut Ahead, seq: u64) -> Result<(), LogError> {
         let length = ahead.pending.len();
         if ahead.files[ahead.active].could_hold(length) {
             if !ahead.files[ahead.active].has_room(length) {
+                ahead.check_not_stalled()?;
                 self.turn(ahead)?;
             }
             let path = self.folder.join(FILES[ahead.active]);
             let file = &mut ahead.files[ahead.active];
             file.write(ahead.newest, seq, &ahead.pending)
                 .map_err(|e| LogError::io("write", &path, e))?;
-            file.sync().map_err(|e| LogError::io("sync", &path, e))?;
-        } else {
-            // Too large for the journal: sled gets it at once, and is waited for.
-            self.settle_now(ahead)?;
-            self.run(&ahead.pending)?;
-            self.checkpoint_now(ahead)?;
-            ahead.pending.clear();
+            return file.sync().map_err(|e| LogError::io("sync", &path, e));
         }
-        ahead.unsettled.append(&mut ahead.pending);
-        ahead.newest = seq;
-        self.write_mark(seq)
+        // Too large for the journal: sled gets it at once, and is waited for.
+        ahead.check_not_stalled()?;
+        self.settle_now(ahead)?;
+        self.run(&ahead.pending)?;
+        self.checkpoint_now(ahead)?;
+        ahead.pending.clear();
+        Ok(())
     }
 
     /// Whether there is enough for sled to make [`Disk::settle`] worth its while.
     pub(in crate::log_store) fn should_settle(&self) -> bool {
         let ahead = self.ahead.lock();
-        ahead.gives_room || ahead.unsettled.len() >= SETTLE_BYTES
+        ahead.stalled.is_none() && (ahead.gives_room || ahead.unsettled.len() >= SETTLE_BYTES)
     }
 
-    /// Gives sled what is durable in the journal. Entries can be read from then on.
+    /// Gives sled what is durable in the journal. Entries can be read from then on, if the disk is not full: see [`Disk::room`].
     pub(in crate::log_store) fn settle(&self) -> Result<(), LogError> {
         let mut ahead = self.ahead.lock();
-        self.settle_now(&mut ahead)
+        let settled = self.settle_now(&mut ahead);
+        ahead.stall(settled)
     }
 
     fn settle_now(&self, ahead: &mut Ahead) -> Result<(), LogError> {
@@ -139,40 +198,34 @@ impl Disk {
 
     /// Makes durable in sled all that it was given: opening the log again has nothing to repeat.
     pub(in crate::log_store) fn checkpoint(&self) -> Result<(), LogError> {
-        self.checkpoint_now(&mut self.ahead.lock())
+        let mut ahead = self.ahead.lock();
+        let done = self.checkpoint_now(&mut ahead);
+        ahead.stall(done)
     }
 
     fn checkpoint_now(&self, ahead: &mut Ahead) -> Result<(), LogError> {
         ahead.join_checkpoint()?;
-        self.flusher()()
+        Flushing::begin(self.sled()?, ahead.identity)?.wait()
+    }
+
+    /// [`Disk::checkpoint`], without the journal.
+    pub(super) fn flush_sled(&self) -> Result<(), LogError> {
+        let identity = self.ahead.lock().identity;
+        Flushing::begin(self.sled()?, identity)?.wait()
     }
 
     /// Goes on in the other file. What it held must be durable in sled; what the full one holds becomes so meanwhile.
     fn turn(&self, ahead: &mut Ahead) -> Result<(), LogError> {
         ahead.join_checkpoint()?;
         self.settle_now(ahead)?;
-        let thread = std::thread::Builder::new().name("log-checkpoint".into());
-        let started = thread
-            .spawn(self.flusher())
-            .map_err(|e| LogError::io("start a flush of", &self.folder, e))?;
-        ahead.checkpoint = Some(started);
+        ahead.checkpoint = Some(Flushing::begin(self.sled()?, ahead.identity)?);
         let generation = ahead.generation() + 1;
-        ahead.active = 1 - ahead.active;
-        ahead.files[ahead.active]
+        let next = 1 - ahead.active;
+        ahead.files[next]
             .begin(&ahead.identity, generation)
-            .map_err(|e| LogError::io("write", self.folder.join(FILES[ahead.active]), e))
-    }
-
-    /// What makes durable all that sled has.
-    fn flusher(&self) -> impl FnOnce() -> Result<(), LogError> + Send + 'static {
-        let (db, data, folder): (_, Arc<dyn SyncData>, _) =
-            (self.db.clone(), self.data.clone(), self.folder.clone());
-        move || {
-            guarded(&folder, || Ok(db.flush().map(drop)?))?;
-            data.sync_data()
-                .map_err(|e| LogError::io("sync", folder.join(super::DATA_FILE), e))?;
-            check_no_blobs(&folder)
-        }
+            .map_err(|e| LogError::io("write", self.folder.join(FILES[next]), e))?;
+        ahead.active = next;
+        Ok(())
     }
 
     /// Repeats what sled had not made durable when the log ended; `record` is the newest one that it has, as it was written. Gives the

@@ -105,6 +105,11 @@ impl JournalFile {
         (FILE_HEADER + GROUP_HEADER + steps) as u64 <= self.bytes
     }
 
+    /// Bytes of steps that one more group may have.
+    pub(super) fn left(&self) -> u64 {
+        self.bytes.saturating_sub(self.end + GROUP_HEADER as u64)
+    }
+
     /// Begins the file anew; durable with the first group that is written to it.
     pub(super) fn begin(&mut self, identity: &Identity, generation: u64) -> io::Result<()> {
         self.generation = generation;

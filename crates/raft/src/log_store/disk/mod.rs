@@ -25,8 +25,10 @@
 //! - `flush_async` can deadlock (sled issue 1308): it is not used, and neither is sled's own flusher.
 
 mod ahead;
+mod flushing;
 mod journal;
 mod recover;
+mod room;
 mod scan;
 mod steps;
 
@@ -36,6 +38,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -81,15 +84,28 @@ impl SyncData for File {
 /// An open log folder. One thread writes; any may read.
 pub(super) struct Disk {
     folder: PathBuf,
-    db: sled::Db,
-    meta: sled::Tree,
+    /// `None` while it could not be opened again: see `room`.
+    sled: RwLock<Option<Sled>>,
+    /// Sled is being opened again, or could not be: there is nothing to read.
+    away: AtomicBool,
     /// In order, without gaps. Reads hold this lock shared, and dropping a segment takes it alone: sled does not expect
     /// reads of a tree that is being dropped.
     segments: RwLock<Vec<Segment>>,
     limits: SegmentLimits,
-    data: Arc<dyn SyncData>,
     mark: Mark,
     ahead: Mutex<Ahead>,
+    /// There is too little room even to open sled again.
+    #[cfg(test)]
+    pub(super) cramped: AtomicBool,
+}
+
+/// Sled, open. Cheap to clone; it closes its files after the last clone is gone.
+#[derive(Clone)]
+struct Sled {
+    folder: PathBuf,
+    db: sled::Db,
+    meta: sled::Tree,
+    data: Arc<dyn SyncData>,
 }
 
 struct Segment {
@@ -142,48 +158,43 @@ impl Disk {
         let durable =
             durable.ok_or_else(|| damaged(folder, format!("{MARK_FILE} is not what was written")))?;
 
-        wait_for_release(folder)?;
-        let (db, meta, record, identity) = guarded(folder, || {
-            let db = config(folder).open()?;
-            let meta = db.open_tree(META_TREE)?;
-            let record = meta.get(RECORD_KEY)?;
-            let identity = meta.get(IDENTITY_KEY)?;
-            Ok((db, meta, record, identity))
-        })?;
-        let record = record.ok_or_else(|| damaged(folder, "it has no record"))?;
-        let identity = identity.and_then(|identity| Identity::try_from(&*identity).ok());
-        let identity = identity.ok_or_else(|| damaged(folder, "it does not say which log it is"))?;
+        let (sled, record, identity) = Sled::open(folder)?;
         let (files, groups) = open_journal(folder, &identity)?;
-
-        let data_path = folder.join(DATA_FILE);
-        let data = File::open(&data_path).map_err(|e| LogError::io("open", data_path, e))?;
         let disk = Self {
             folder: folder.to_path_buf(),
-            db,
-            meta,
+            sled: RwLock::new(Some(sled)),
+            away: AtomicBool::new(false),
             segments: RwLock::default(),
             limits,
-            data: Arc::new(data),
             mark,
             ahead: Mutex::new(Ahead::new(files, identity, 0)),
+            #[cfg(test)]
+            cramped: AtomicBool::new(false),
         };
-        let promised = disk.decode_record(&record)?;
-        let mut record = disk.recover(promised.clone())?;
+        let record = disk.catch_up(&record, &groups, durable)?;
+        disk.ahead.lock().begin_after(record.seq, folder)?;
+        Ok((disk, record))
+    }
+
+    /// Sled was opened: gives it all that the journal has, and makes that durable. `durable` is the number of a record that must be
+    /// there. Gives the newest.
+    fn catch_up(&self, record: &[u8], groups: &[FoundGroup], durable: u64) -> Result<Record, LogError> {
+        let promised = self.decode_record(record)?;
+        let mut record = self.recover(promised.clone())?;
         if groups.last().is_some_and(|newest| newest.after > promised.seq) {
-            record = disk.repeat(promised, &groups)?;
+            record = self.repeat(promised, groups)?;
         }
         if record.seq < durable {
             let what = format!(
                 "write {durable} was durable, and the newest that is left is write {}",
                 record.seq
             );
-            return Err(damaged(folder, what));
+            return Err(damaged(&self.folder, what));
         }
         // Opening wrote: sled's files, what the journal had, and perhaps rests were removed.
-        disk.guarded(|| Ok(disk.db.flush().map(drop)?))?;
-        sync_files(&disk.folder)?;
-        disk.ahead.lock().begin_after(record.seq, folder)?;
-        Ok((disk, record))
+        self.flush_sled()?;
+        sync_files(&self.folder)?;
+        Ok(record)
     }
 
     /// Adds entries, which follow the newest one. Durable with the next [`Disk::commit`].
@@ -258,7 +269,8 @@ impl Disk {
     }
 
     fn put_record(&self, bytes: &[u8]) -> Result<(), LogError> {
-        self.guarded(|| Ok(self.meta.insert(RECORD_KEY, bytes).map(drop)?))
+        let meta = self.sled()?.meta;
+        self.guarded(|| Ok(meta.insert(RECORD_KEY, bytes).map(drop)?))
     }
 
     fn decode_record(&self, bytes: &[u8]) -> Result<Record, LogError> {
@@ -289,6 +301,7 @@ impl Disk {
     /// some are not there: the caller knows whether they should be.
     pub(super) fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<Entry>, LogError> {
         let segments = self.segments.read();
+        self.check_present()?;
         let mut entries = Vec::new();
         let mut bytes = 0;
         let mut expected = range.start;
@@ -340,7 +353,8 @@ impl Disk {
     }
 
     fn begin_segment(&self, first: u64) -> Result<(), LogError> {
-        let tree = self.guarded(|| Ok(self.db.open_tree(segment_name(first))?))?;
+        let db = self.sled()?.db;
+        let tree = self.guarded(|| Ok(db.open_tree(segment_name(first))?))?;
         self.segments.write().push(Segment {
             tree,
             first,
@@ -351,7 +365,8 @@ impl Disk {
     }
 
     fn drop_tree(&self, first: u64) -> Result<(), LogError> {
-        self.guarded(|| Ok(self.db.drop_tree(segment_name(first)).map(drop)?))
+        let db = self.sled()?.db;
+        self.guarded(|| Ok(db.drop_tree(segment_name(first)).map(drop)?))
     }
 
     fn remove_keys_from(&self, tree: &sled::Tree, from: u64) -> Result<(), LogError> {
@@ -376,6 +391,13 @@ impl Disk {
         self.ahead.lock().replace_sync(sync);
     }
 
+    /// Until sled is opened again.
+    pub(super) fn replace_sync_of_sled(&self, sync: Arc<dyn SyncData>) {
+        if let Some(sled) = &mut *self.sled.write() {
+            sled.data = sync;
+        }
+    }
+
     /// First index and one past the last of each segment.
     pub(super) fn segments(&self) -> Vec<(u64, u64)> {
         self.segments
@@ -383,6 +405,41 @@ impl Disk {
             .iter()
             .map(|segment| (segment.first, segment.next))
             .collect()
+    }
+}
+
+impl Sled {
+    /// Opens the database; gives its record, and which log it is.
+    fn open(folder: &Path) -> Result<(Self, sled::IVec, Identity), LogError> {
+        wait_for_release(folder)?;
+        let (db, meta, record, identity) = guarded(folder, || {
+            let db = config(folder).open()?;
+            let meta = db.open_tree(META_TREE)?;
+            let record = meta.get(RECORD_KEY)?;
+            let identity = meta.get(IDENTITY_KEY)?;
+            Ok((db, meta, record, identity))
+        })?;
+        let record = record.ok_or_else(|| damaged(folder, "it has no record"))?;
+        let identity = identity.and_then(|identity| Identity::try_from(&*identity).ok());
+        let identity = identity.ok_or_else(|| damaged(folder, "it does not say which log it is"))?;
+        let data_path = folder.join(DATA_FILE);
+        let data = File::open(&data_path).map_err(|e| LogError::io("open", data_path, e))?;
+        let sled = Self {
+            folder: folder.to_path_buf(),
+            db,
+            meta,
+            data: Arc::new(data),
+        };
+        Ok((sled, record, identity))
+    }
+
+    /// Makes durable all that it has. See `flushing` for who calls it.
+    fn flush(&self) -> Result<(), LogError> {
+        guarded(&self.folder, || Ok(self.db.flush().map(drop)?))?;
+        self.data
+            .sync_data()
+            .map_err(|e| LogError::io("sync", self.folder.join(DATA_FILE), e))?;
+        check_no_blobs(&self.folder)
     }
 }
 

@@ -73,9 +73,10 @@ impl Disk {
 
     /// The trees of segments, in order.
     fn segment_trees(&self) -> Result<Vec<(u64, sled::Tree)>, LogError> {
+        let db = self.sled()?.db;
         self.guarded(|| {
             let mut trees = Vec::new();
-            for name in self.db.tree_names() {
+            for name in db.tree_names() {
                 if name == SLED_TREE || name == META_TREE.as_bytes() {
                     continue;
                 }
@@ -87,7 +88,7 @@ impl Disk {
                         what: "it has a tree with a name that no log gives".into(),
                     });
                 };
-                trees.push((first, self.db.open_tree(name)?));
+                trees.push((first, db.open_tree(name)?));
             }
             trees.sort_unstable_by_key(|(first, _)| *first);
             Ok(trees)

@@ -83,7 +83,7 @@ fn controlled() -> (TestLog, Arc<Control>) {
     let control = Arc::new(Control::new());
     let (disk, record) = Disk::open(&folder, SMALL.segment).unwrap();
     disk.replace_sync(|real| Box::new(Controlled(control.clone(), real)));
-    let store = LogStore::start(disk, record, SMALL).unwrap();
+    let store = LogStore::start(disk, record, SMALL, Box::new(|| Ok(u64::MAX))).unwrap();
     (TestLog { folder, store, dir }, control)
 }
 

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod durability;
+mod full;
 mod segments;
 mod suite;
 

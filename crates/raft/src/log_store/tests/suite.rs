@@ -5,6 +5,7 @@ use std::time::Duration;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use super::{SMALL, TestLog};
 use crate::agreement::Contents;
@@ -22,7 +23,13 @@ impl StoreBuilder<TypeConfig, LogStore, StateStore, TempDir> for Builder {
         let snapshots = dir.path().join("snapshots");
         std::fs::create_dir(&snapshots).unwrap();
         let clock = ClusterClock::new(std::sync::Arc::new(Stopped));
-        let state = StateStore::open(snapshots, clock, Contents::new(Duration::MAX)).unwrap();
+        let state = StateStore::open(
+            snapshots,
+            clock,
+            Contents::new(Duration::MAX),
+            CancellationToken::new(),
+        )
+        .unwrap();
         Ok((dir, store, state))
     }
 }

@@ -1,0 +1,266 @@
+//! A full disk: nothing that was acknowledged is lost, nothing else is acknowledged, and the log goes on when there is room.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use super::*;
+use crate::log_store::LogHandle;
+use crate::log_store::disk::{Disk, SyncData};
+
+const PIECE: usize = 64 * 1024;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A disk that can be full: sled cannot be made durable then.
+#[derive(Default)]
+struct FullDisk {
+    full: AtomicBool,
+    free: AtomicU64,
+}
+
+impl SyncData for FullDisk {
+    fn sync_data(&self) -> io::Result<()> {
+        if self.full.load(SeqCst) {
+            return Err(io::Error::from_raw_os_error(28));
+        }
+        Ok(())
+    }
+}
+
+impl FullDisk {
+    fn fill(&self) {
+        self.full.store(true, SeqCst);
+        self.free.store(0, SeqCst);
+    }
+
+    fn free(&self) {
+        self.full.store(false, SeqCst);
+        self.free.store(u64::MAX, SeqCst);
+    }
+}
+
+struct Fixture {
+    log: TestLog,
+    handle: LogHandle,
+    disk: Arc<FullDisk>,
+    /// The next index to append.
+    next: u64,
+}
+
+fn fixture() -> Fixture {
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("log");
+    crate::log_store::create(&folder).unwrap();
+    let full = Arc::new(FullDisk::default());
+    let (disk, record) = Disk::open(&folder, SMALL.segment).unwrap();
+    disk.replace_sync_of_sled(full.clone());
+    let free = full.clone();
+    let free_space = Box::new(move || Ok(free.free.load(SeqCst)));
+    let store = LogStore::start(disk, record, SMALL, free_space).unwrap();
+    Fixture {
+        handle: store.handle(),
+        log: TestLog { folder, store, dir },
+        disk: full,
+        next: 0,
+    }
+}
+
+impl Fixture {
+    fn next(&mut self) -> Vec<Entry> {
+        let entry = entry(1, self.next, PIECE);
+        self.next += 1;
+        vec![entry]
+    }
+
+    /// Appends and waits for the disk.
+    async fn append(&mut self) {
+        let next = self.next();
+        let appended = append(&mut self.log.store, next);
+        tokio::time::timeout(PATIENCE, appended).await.unwrap().unwrap();
+    }
+
+    fn all(&self) -> Vec<Entry> {
+        entries(1, 0..self.next, PIECE)
+    }
+
+    /// The disk is full, and the log takes no more entries of those who ask.
+    async fn fill(&mut self) {
+        self.disk.fill();
+        while self.handle.takes_entries() {
+            self.append().await;
+            assert!(self.next < 1000, "it takes without end");
+        }
+        assert!(self.handle.full_since().is_some());
+    }
+
+    async fn until_it_goes_on(&self) {
+        let goes_on = async {
+            while self.handle.full_since().is_some() {
+                self.handle.tick();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, goes_on)
+            .await
+            .expect("it does not go on");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_out() {
+    let mut f = fixture();
+    f.append().await;
+    f.fill().await;
+    // What the journal keeps for those who do not ask.
+    let given = vote(7, 2);
+    f.log.store.save_vote(&given).await.unwrap();
+    f.append().await;
+    // Then it is full too.
+    let mut waiting = Vec::new();
+    for _ in 0..32 {
+        let (callback, done) = callback();
+        let next = f.next();
+        f.log.store.append(next, callback).await.unwrap();
+        waiting.push(done);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(
+        waiting.last_mut().unwrap().try_recv().is_err(),
+        "it was acknowledged, and is nowhere on disk"
+    );
+    assert_eq!(f.log.all().await, f.all(), "but it can be read");
+
+    f.disk.free();
+    for done in waiting {
+        tokio::time::timeout(PATIENCE, done)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+    f.until_it_goes_on().await;
+    assert!(f.handle.takes_entries());
+    for _ in 0..200 {
+        f.append().await;
+    }
+    let expected = f.all();
+    assert_eq!(f.log.all().await, expected);
+    let log = f.log.reopen(SMALL).await;
+    assert_eq!(log.all().await, expected);
+    assert_eq!(log.store.reader().read_vote().await.unwrap(), Some(given));
+}
+
+#[tokio::test]
+async fn it_goes_on_though_nothing_is_asked_of_it() {
+    let mut f = fixture();
+    f.fill().await;
+    f.disk.free();
+    f.until_it_goes_on().await;
+    let expected = f.all();
+    assert_eq!(
+        f.log.all().await,
+        expected,
+        "from disk: memory holds nothing here"
+    );
+    assert_eq!(f.log.reopen(SMALL).await.all().await, expected);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_with_a_full_disk_survives_a_crash() {
+    let mut f = fixture();
+    f.fill().await;
+    let given = vote(7, 2);
+    f.log.store.save_vote(&given).await.unwrap();
+    // As a crash leaves it: what is on disk now.
+    let copy = f.log.dir.path().join("copy");
+    fs::create_dir_all(copy.join("blobs")).unwrap();
+    for file in fs::read_dir(&f.log.folder).unwrap() {
+        let file = file.unwrap();
+        if file.file_type().unwrap().is_file() {
+            fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+        }
+    }
+    let store = LogStore::open_with(&copy, SMALL).unwrap();
+    assert_eq!(all(&store).await, f.all());
+    assert_eq!(store.reader().read_vote().await.unwrap(), Some(given));
+}
+
+#[tokio::test]
+async fn a_log_is_closed_on_a_full_disk_and_loses_nothing() {
+    let mut f = fixture();
+    f.fill().await;
+    let expected = f.all();
+    assert_eq!(f.log.reopen(SMALL).await.all().await, expected);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_room_ends_with_the_log() {
+    let mut f = fixture();
+    f.fill().await;
+    let mut waiting = Vec::new();
+    for _ in 0..32 {
+        let (callback, done) = callback();
+        let next = f.next();
+        f.log.store.append(next, callback).await.unwrap();
+        waiting.push(done);
+    }
+    let closed = tokio::time::timeout(PATIENCE, f.handle.close()).await.unwrap();
+    assert!(closed.is_err(), "not all could be written");
+    let mut acknowledged = f.next - 32;
+    for done in waiting {
+        acknowledged += u64::from(done.await.unwrap().is_ok());
+    }
+    let log = LogStore::open_with(&f.log.folder, SMALL).unwrap();
+    let found = all(&log).await;
+    assert!(found.len() as u64 >= acknowledged);
+    assert_eq!(found, entries(1, 0..found.len() as u64, PIECE));
+}
+
+/// There is some room, and too little to open sled again. Then nothing on disk can be read for a while, and what is asked is still
+/// made durable.
+#[tokio::test]
+async fn readers_wait_while_there_is_too_little_room() {
+    let mut f = fixture();
+    for _ in 0..20 {
+        f.append().await;
+    }
+    f.fill().await;
+    let disk = f.log.store.shared.disk.read().clone().unwrap();
+    disk.cramped.store(true, SeqCst);
+    f.disk.free();
+    f.handle.tick();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(f.handle.full_since().is_some());
+    let given = vote(7, 2);
+    f.log.store.save_vote(&given).await.unwrap();
+    let mut reader = f.log.store.reader();
+    let reading = tokio::spawn(async move { reader.try_get_log_entries(..).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!reading.is_finished(), "it waits, and does not fail");
+
+    disk.cramped.store(false, SeqCst);
+    f.until_it_goes_on().await;
+    let read = tokio::time::timeout(PATIENCE, reading).await.unwrap();
+    assert_eq!(read.unwrap().unwrap(), f.all());
+    drop(disk);
+    let expected = f.all();
+    let log = f.log.reopen(SMALL).await;
+    assert_eq!(log.all().await, expected);
+    assert_eq!(log.store.reader().read_vote().await.unwrap(), Some(given));
+}
+
+#[tokio::test]
+async fn a_full_queue_is_noticed_before_it_makes_anybody_wait() {
+    let f = fixture();
+    assert!(f.handle.takes_entries() && f.handle.flushing_for().is_none());
+    let room = f.log.store.shared.room.clone();
+    let taken = room
+        .acquire_many_owned(u32::try_from(super::super::WAITING_BYTES / 1024 * 2 / 3).unwrap())
+        .await
+        .unwrap();
+    assert!(!f.handle.takes_entries());
+    drop(taken);
+    assert!(f.handle.takes_entries());
+}
