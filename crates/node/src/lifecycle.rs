@@ -3,7 +3,7 @@
 //! ```text
 //! start   log and state from disk, port for nodes  (Replica::start)
 //!         port for clients                          health says NOT_SERVING
-//!         timers, health                            SERVING once recovered and in touch with a majority
+//!         timers, health                            SERVING while recovered, in touch with a majority, and with room on the disk
 //!
 //! stop    1 health says NOT_SERVING                 balancers and clients look elsewhere
 //!         2 leadership is handed over               nobody has to wait for an election
@@ -255,13 +255,18 @@ async fn watch_health(
         loop {
             let has_quorum = replica.has_quorum();
             say_quorum.send_if_modified(|quorum| std::mem::replace(quorum, has_quorum) != has_quorum);
-            let ready = has_quorum && replica.is_recovered();
+            let disk = replica.disk_state();
+            let ready = has_quorum && replica.is_recovered() && disk.keeps_up();
             if ready != *say_ready.borrow() {
                 let status = if ready {
                     tracing::info!("ready: recovered, and in touch with a majority");
                     ServingStatus::Serving
                 } else {
-                    tracing::warn!("not ready: out of touch with a majority");
+                    if has_quorum {
+                        tracing::warn!(%disk, "not ready: the disk takes no more, so this node is not up to date");
+                    } else {
+                        tracing::warn!("not ready: out of touch with a majority");
+                    }
                     ServingStatus::NotServing
                 };
                 tell(&health, status).await;

@@ -57,6 +57,9 @@ pub enum ReadError {
         /// Which state.
         waiting_for: String,
     },
+    /// This node's disk is full, and its journal too: it does not follow the leader any more, so its state is old.
+    #[error("the disk of this node is full, so it is not up to date; try another, or ask for a local answer")]
+    NoRoom,
     /// The node is stopping.
     #[error("this node is stopping; try another")]
     Stopping,

@@ -343,6 +343,9 @@ impl Replica {
             if inner.closing.is_cancelled() {
                 return Err(ReadError::Stopping);
             }
+            if !inner.disk.borrow().keeps_up() && !inner.leads() {
+                return Err(ReadError::NoRoom);
+            }
             let ask = async {
                 if inner.leads() {
                     inner.reads.index().await

@@ -127,6 +127,17 @@ impl DiskState {
         }
     }
 
+    /// Whether the node follows the leader. If not, its state is as old as the newest entry that its journal took.
+    pub fn keeps_up(&self) -> bool {
+        !matches!(
+            self,
+            Self::Full {
+                takes_entries: false,
+                ..
+            }
+        )
+    }
+
     /// A node that is only low must be: all may be.
     pub(crate) fn may_be_elected(&self) -> bool {
         self.rank() <= 1

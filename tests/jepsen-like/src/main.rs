@@ -1,6 +1,7 @@
 //! `brama-faults`: see the library.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use brama_faults::findings::{Findings, Verdict};
 use brama_faults::run::{Keep, RunOptions, run};
@@ -48,6 +49,15 @@ enum Command {
     Faketime,
     /// The leader is told to stop; it hands over
     Sigterm,
+    /// The disk of one node after the other is full; needs root, to mount small file systems
+    FullDisk {
+        /// How long each is full, after the node has noticed
+        #[arg(long, default_value_t = 15)]
+        seconds: u64,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Nodes join, are removed, and lose their data
     Membership,
 }
@@ -136,6 +146,11 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
         Command::Sigterm => {
             println!("sigterm");
             scenario::sigterm().await
+        }
+        Command::FullDisk { seconds, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("full-disk: again with: full-disk --seconds {seconds} --seed {seed}");
+            scenario::full_disk(Duration::from_secs(seconds), seed).await
         }
         Command::Membership => {
             println!("membership");

@@ -31,7 +31,7 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 /// One attempt at what is not repeated.
 const ONCE: Duration = Duration::from_secs(2);
 /// A report is repeated for so long. Longer than any fault: a batch that is still not acknowledged then says a lot.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Some clients are in a hurry, so that unknown outcomes happen.
 const IMPATIENCE: Duration = Duration::from_millis(150);
 /// Reasons of a node that did not do what it was asked, and may do it soon.

@@ -2,6 +2,7 @@
 //! names. `scripts/faults --all` runs them in full.
 
 use std::future::Future;
+use std::time::Duration;
 
 use brama_faults::findings::{Findings, Verdict};
 use brama_faults::run::{Keep, RunOptions, run};
@@ -73,6 +74,15 @@ async fn a_leader_that_is_told_to_stop_hands_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_are_replaced_and_one_without_its_data_is_refused() {
     holds(scenario::membership).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_waited_out() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: only root can mount a small file system");
+        return;
+    }
+    holds(|| scenario::full_disk(Duration::from_secs(3), 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

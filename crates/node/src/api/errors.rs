@@ -142,6 +142,7 @@ pub(crate) fn read(error: ReadError) -> Status {
     let message = error.to_string();
     match error {
         ReadError::NoLeader => passing(Code::Unavailable, "NO_LEADER", message),
+        ReadError::NoRoom => passing(Code::Unavailable, "NO_ROOM", message),
         ReadError::Stopping => passing(Code::Unavailable, "STOPPING", message),
         _ => passing(Code::Unavailable, "NOT_CAUGHT_UP", message),
     }

@@ -80,6 +80,14 @@ impl LogError {
         matches!(self, Self::Io { source, .. } if free_space::is_lacking(source))
     }
 
+    /// What the system said, if it is that; else all of it.
+    pub(super) fn cause(&self) -> String {
+        match self {
+            Self::Io { source, .. } => source.to_string(),
+            error => error.to_string(),
+        }
+    }
+
     pub(super) fn refused(what: impl Into<String>) -> Self {
         Self::Refused { what: what.into() }
     }

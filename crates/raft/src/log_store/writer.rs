@@ -157,7 +157,7 @@ impl Writer {
             Some((why, left)) => {
                 if self.pressure.full_since().is_none() {
                     tracing::error!(
-                        %why,
+                        cause = why.cause(),
                         left_in_journal = left,
                         "the disk is full: this node takes no more than its journal holds, and goes on by itself when there is room"
                     );
@@ -193,12 +193,12 @@ impl Writer {
                 self.next_try = (Instant::now(), FIRST_PAUSE);
                 self.settled();
                 let was = self.pressure.full_since().map(|since| since.elapsed());
-                tracing::info!(%why, ?was, took = ?began.elapsed(), "the disk has room again, and the log goes on");
+                tracing::info!(cause = why.cause(), full_for = ?was.unwrap_or_default(), took = ?began.elapsed(), "the disk has room again, and the log goes on");
                 self.tell_of_room();
                 Ok(())
             }
             Err(error) if error.is_no_room() => {
-                tracing::warn!(%error, again_in = ?pause, "there is not enough room to go on yet");
+                tracing::warn!(cause = error.cause(), again_in = ?pause, "there is not enough room to go on yet");
                 self.next_try = (Instant::now() + pause, (pause * 2).min(LONGEST_PAUSE));
                 Ok(())
             }

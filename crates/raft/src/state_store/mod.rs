@@ -331,6 +331,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         meta: &SnapshotMeta,
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
+        let mut attempts = 0;
         let (file, head, machine) = loop {
             let (folder, snapshot) = (self.folder.clone(), snapshot.clone());
             let kept = tokio::task::spawn_blocking(move || {
@@ -340,7 +341,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             });
             match kept.await.map_err(io::Error::other)? {
                 Ok(kept) => break kept,
-                Err(error) => wait_for_room(error, &self.stop).await?,
+                Err(error) => wait_for_room(error, &mut attempts, &self.stop).await?,
             }
         };
         if head.meta != *meta {
@@ -388,6 +389,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let mut attempts = 0;
         let (meta, file) = loop {
             // After a wait for room, the state as it is by then: it need not be kept twice for so long.
             let (head, frozen) = self.state.take().unwrap_or_else(|| self.shared.freeze());
@@ -402,7 +404,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
                     tracing::info!(bytes = file.bytes(), took = ?started.elapsed(), "wrote a snapshot");
                     break (meta, file);
                 }
-                Err(error) => wait_for_room(error, &self.stop).await?,
+                Err(error) => wait_for_room(error, &mut attempts, &self.stop).await?,
             }
         };
         self.publish_newest
@@ -415,11 +417,18 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 ///
 /// # Errors
 /// When it was something else, or the node stops.
-async fn wait_for_room(error: SnapshotFileError, stop: &CancellationToken) -> Result<(), io::Error> {
+async fn wait_for_room(
+    error: SnapshotFileError,
+    attempts: &mut u32,
+    stop: &CancellationToken,
+) -> Result<(), io::Error> {
     if !error.is_no_room() || stop.is_cancelled() {
         return Err(io::Error::other(error));
     }
-    tracing::warn!(error = ?error, again_in = ?TRY_AGAIN, "there is no room for a snapshot on the disk");
+    if *attempts == 0 {
+        tracing::warn!(%error, "there is no room for a snapshot on the disk; it is tried again every second");
+    }
+    *attempts = attempts.saturating_add(1);
     // When the node stops, the next attempt is the last one.
     let _ = tokio::time::timeout(TRY_AGAIN, stop.cancelled()).await;
     Ok(())

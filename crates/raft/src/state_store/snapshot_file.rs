@@ -28,7 +28,7 @@ const MAX_HEAD_BYTES: u32 = 16 * 1024 * 1024;
 #[non_exhaustive]
 pub enum SnapshotFileError {
     /// The disk said no.
-    #[error("cannot {what} {}", path.display())]
+    #[error("cannot {what} {}: {source}", path.display())]
     Io {
         /// What was tried.
         what: &'static str,

@@ -82,24 +82,37 @@ impl Cluster {
         keep_entries: u64,
         compare_interval: Duration,
     ) -> Self {
+        let mut cluster = Self::prepare(members);
+        cluster.snapshot_every = snapshot_every;
+        cluster.keep_entries = keep_entries;
+        cluster.compare_interval = compare_interval;
+        cluster.up_all().await;
+        cluster
+    }
+
+    /// Members that are not started yet.
+    pub fn prepare(members: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports = (0..members).map(|_| free_port()).collect();
         let clocks = (0..members).map(|_| Clocks::new()).collect();
-        let mut cluster = Self {
+        Self {
             folder,
             clocks,
             replicas: vec![None; members],
             ports,
-            snapshot_every,
-            keep_entries,
-            compare_interval,
+            snapshot_every: 10_000,
+            keep_entries: 1000,
+            compare_interval: Duration::from_secs(10),
             min_free_bytes: vec![0; members],
-        };
-        for i in 0..members {
-            cluster.up(i).await.unwrap();
         }
-        cluster.leader().await;
-        cluster
+    }
+
+    /// Starts all members, and waits for a leader.
+    pub async fn up_all(&mut self) {
+        for i in 0..self.replicas.len() {
+            self.up(i).await.unwrap();
+        }
+        self.leader().await;
     }
 
     pub fn data_dir(&self, i: usize) -> PathBuf {

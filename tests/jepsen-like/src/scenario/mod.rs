@@ -8,9 +8,11 @@
 //! | `visibility` | G2: an opening is seen elsewhere at once |
 //! | `faketime` | section 5: a wrong wall clock moves no timer |
 //! | `sigterm` | G12: a leader that is told to stop hands over |
+//! | `full-disk` | a full disk costs no acknowledged report, no client an error, and mends by itself |
 //! | `membership` | nodes come and go; one that lost its data is refused |
 
 mod faketime;
+mod full_disk;
 mod kill_all;
 mod kill_leader;
 mod many_due;
@@ -21,6 +23,7 @@ mod stage;
 mod visibility;
 
 pub use faketime::{Machine, faketime, library};
+pub use full_disk::full_disk;
 pub use kill_all::kill_all;
 pub use kill_leader::kill_leader;
 pub use many_due::many_due;
