@@ -256,14 +256,14 @@ async fn watch_health(
             let has_quorum = replica.has_quorum();
             say_quorum.send_if_modified(|quorum| std::mem::replace(quorum, has_quorum) != has_quorum);
             let disk = replica.disk_state();
-            let ready = has_quorum && replica.is_recovered() && disk.keeps_up();
+            let ready = has_quorum && replica.is_recovered() && disk.serves();
             if ready != *say_ready.borrow() {
                 let status = if ready {
                     tracing::info!("ready: recovered, and in touch with a majority");
                     ServingStatus::Serving
                 } else {
                     if has_quorum {
-                        tracing::warn!(%disk, "not ready: the disk takes no more, so this node is not up to date");
+                        tracing::warn!(%disk, "not ready: the disk of this node is not well");
                     } else {
                         tracing::warn!("not ready: out of touch with a majority");
                     }

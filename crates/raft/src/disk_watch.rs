@@ -29,12 +29,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 pub(crate) async fn run(node: Arc<Inner>) {
     let mut room = Room::new(&node);
     let mut ask_next = Instant::now();
+    let mut stepping_aside: Option<JoinHandle<()>> = None;
     let mut was_slow = false;
     loop {
-        tokio::select! {
-            () = node.stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
         node.log.tick();
         room.look().await;
         let state = judge(&node.log, &room, node.options.timing.election_max);
@@ -46,18 +43,32 @@ pub(crate) async fn run(node: Arc<Inner>) {
             .runtime_config()
             .elect(state.may_be_elected() && !node.is_out_of_service());
         node.disk.send_replace(state);
-        if state.rank() > 0 && node.leads() && Instant::now() >= ask_next {
+        let busy = stepping_aside.as_ref().is_some_and(|task| !task.is_finished());
+        if state.rank() > 0 && node.leads() && !busy && Instant::now() >= ask_next {
             ask_next = Instant::now() + ASK_AGAIN;
-            match node.step_aside(state.rank()).await {
-                Some(Ok(leader)) => {
-                    tracing::warn!(leader, disk = %state, "handed leadership over: the disk of this node is not well");
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(%error, disk = %state, "leadership was not handed over, though the disk of this node is not well");
-                }
-                None => tracing::debug!(disk = %state, "no voter is better off: this node leads on"),
-            }
+            stepping_aside = Some(node.tasks.spawn(step_aside(node.clone(), state)));
         }
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+async fn step_aside(node: Arc<Inner>, disk: DiskState) {
+    let asked = tokio::select! {
+        () = node.stop.cancelled() => return,
+        asked = node.step_aside(disk.rank()) => asked,
+    };
+    match asked {
+        Some(Ok(leader)) => {
+            tracing::warn!(leader, %disk, "handed leadership over: the disk of this node is not well");
+        }
+        // While the disk hangs, openraft waits for it with the vote for the new leader.
+        Some(Err(error)) => {
+            tracing::warn!(%error, %disk, "asked another node to lead, and does not know yet whether it does");
+        }
+        None => tracing::debug!(%disk, "no voter is better off: this node leads on"),
     }
 }
 

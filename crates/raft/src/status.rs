@@ -117,6 +117,21 @@ pub enum DiskState {
 }
 
 impl DiskState {
+    /// Whether clients should be sent here. While its disk hangs, a node answers late, or not at all.
+    pub fn serves(&self) -> bool {
+        self.keeps_up() && !matches!(self, Self::Slow { .. })
+    }
+
+    /// Whether a file of so many bytes can be written, as far as is known.
+    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+        match self {
+            Self::Ok { free_bytes } => free_bytes.is_none_or(|free| free > bytes),
+            Self::Low { free_bytes, .. } => *free_bytes > bytes,
+            Self::Slow { .. } => true,
+            Self::Full { .. } => false,
+        }
+    }
+
     /// 0 is well; of two nodes, the one with the lower number should lead.
     pub(crate) fn rank(&self) -> u32 {
         match self {

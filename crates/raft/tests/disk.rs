@@ -11,7 +11,7 @@ use common::Cluster;
 const NEVER_ENOUGH: u64 = u64::MAX / 2;
 
 async fn until_low(cluster: &Cluster, i: usize) {
-    let replica = cluster.replicas[i].as_ref().unwrap();
+    let replica = cluster.replica(i);
     let low = async {
         while !matches!(replica.disk_state(), DiskState::Low { .. }) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -35,9 +35,9 @@ async fn leadership_goes_to_the_one_that_has_room_and_stays_there() {
     tokio::time::timeout(Duration::from_secs(20), led_by_the_third)
         .await
         .expect("leadership does not move");
-    let term = cluster.replicas[2].as_ref().unwrap().status().term;
+    let term = cluster.replica(2).status().term;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let status = cluster.replicas[2].as_ref().unwrap().status();
+    let status = cluster.replica(2).status();
     assert_eq!((status.leader_id, status.term), (Some(3), term));
 }
 
@@ -46,13 +46,13 @@ async fn if_all_are_low_the_leader_leads_on() {
     let mut cluster = Cluster::prepare(3);
     cluster.min_free_bytes = vec![NEVER_ENOUGH; 3];
     cluster.up_all().await;
-    let leader = cluster.leader().await;
     for i in 0..3 {
         until_low(&cluster, i).await;
     }
-    let term = cluster.replicas[leader].as_ref().unwrap().status().term;
+    let leader = cluster.leader().await;
+    let term = cluster.replica(leader).status().term;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let status = cluster.replicas[leader].as_ref().unwrap().status();
+    let status = cluster.replica(leader).status();
     assert_eq!((status.leader_id, status.term), (Some(leader as u64 + 1), term));
     // And another is elected when it is gone, though its disk is low too.
     cluster.down(leader).await;

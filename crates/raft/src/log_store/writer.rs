@@ -170,6 +170,9 @@ impl Writer {
 
     /// If the disk was full and has room, the log goes on as before.
     fn look_for_room(&mut self) {
+        if self.tail.lock().check().is_err() {
+            return;
+        }
         if let Err(error) = self.open_again() {
             tracing::error!(%error, "the log cannot be written any more");
             self.tail.lock().fail(&error);

@@ -28,7 +28,6 @@ use crate::errors::{AdminError, ProposeError};
 use crate::inner::Inner;
 use crate::peers::Shown;
 use crate::state_store::{IncomingSnapshot, Snapshot};
-use crate::status::DiskState;
 use crate::types::{AppendRequest, TypeConfig};
 
 /// Requests of one follower that the leader works on at once.
@@ -146,9 +145,13 @@ impl Peer for PeerService {
         let vote = vote_from_pb(head.vote).map_err(malformed)?;
         let meta = serde_json::from_slice(&head.meta).map_err(malformed)?;
         let folder = self.node.snapshot_folder.clone();
-        if let DiskState::Full { .. } = *self.node.disk.borrow() {
-            // It would not fit, and what is there of it would keep others from writing.
-            return Err(Status::resource_exhausted("the disk is full"));
+        let disk = *self.node.disk.borrow();
+        if !disk.has_room_for(head.total_bytes) {
+            // What is there of it would keep others from writing.
+            return Err(Status::resource_exhausted(format!(
+                "there is no room for a snapshot of {} bytes: the disk is {disk}",
+                head.total_bytes
+            )));
         }
         // The disk is written on a thread of its own; the channel between is the only buffer.
         let (sender, mut receiver) = mpsc::channel::<bytes::Bytes>(4);

@@ -1,4 +1,5 @@
 //! A disk is full, first a follower's, then the leader's, then that of a node that is killed; each gets room again. Then the leader's hangs.
+//! In the end all three fill at once: then there are no writes, and when there is room, the cluster is back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -23,6 +24,7 @@ use crate::circuits::Circuits;
 use crate::cluster::{ClusterOptions, status};
 use crate::findings::Findings;
 use crate::history::{Action, Answer, History, Op, Outcome};
+use crate::node::Node;
 use crate::rpc::{Failure, Nodes, answer, timed};
 use crate::time::{Micros, show_ms};
 use crate::workload::{Client, Mix, PATIENCE};
@@ -48,6 +50,8 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(40);
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 /// While one disk is full, writes may stop for so long: G12's bound for a leader that dies.
 const LONGEST_GAP: Micros = 4_000_000;
+/// All disks are full for no longer: a client's patience must not be over.
+const ALL_FULL: Duration = Duration::from_secs(8);
 const CALL: Duration = Duration::from_secs(10);
 
 /// What the node logs when its disk is full, and when it goes on.
@@ -127,6 +131,9 @@ pub async fn full_disk(keep_full: Duration, seed: u64) -> anyhow::Result<Finding
         tokio::time::sleep(Duration::from_secs(1)).await;
         play(&stage, &disks, &pulse, victim, keep_full, &mut findings).await?;
     }
+    stage.cluster.wait_until_ready(BACK_WITHIN).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    play_all(&stage, &disks, &pulse, keep_full, &mut findings).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     pulse.stop().await?;
     working.cancel();
@@ -231,6 +238,80 @@ async fn play(
             show_ms(gap)
         )
     });
+    Ok(())
+}
+
+/// All disks fill at once, until there are no writes: as soon as two are full, so that the third may not be.
+async fn play_all(
+    stage: &Stage,
+    disks: &Disks,
+    pulse: &Pulse,
+    keep_full: Duration,
+    findings: &mut Findings,
+) -> anyhow::Result<()> {
+    let logs: Vec<PathBuf> = stage.cluster.nodes().iter().map(Node::log_path).collect();
+    let counts =
+        |text: &str| -> anyhow::Result<Vec<usize>> { logs.iter().map(|log| count(log, text)).collect() };
+    let (begun, over) = (counts(FULL)?, counts(GOES_ON)?);
+    let more = |before: &[usize], now: &[usize]| -> usize {
+        before
+            .iter()
+            .zip(now)
+            .filter(|(before, now)| now > before)
+            .count()
+    };
+    let began = stage.clock.now();
+    let fillers: Vec<Filler> = disks
+        .mounts
+        .iter()
+        .map(|mount| Filler::start(mount))
+        .collect::<Result<_, _>>()?;
+    stage
+        .wait(
+            NOTICED_WITHIN,
+            "two nodes notice that their disks are full",
+            async |_| Ok(more(&begun, &counts(FULL)?) >= 2),
+        )
+        .await?;
+    tokio::time::sleep(keep_full.min(ALL_FULL)).await;
+    for node in stage.cluster.nodes() {
+        if let Some(ended) = node.exit_status()? {
+            bail!(
+                "node {} ended because its disk is full: {ended}\n{}",
+                node.spec.id,
+                node.log_tail(20)
+            );
+        }
+    }
+    for filler in fillers {
+        filler.remove()?;
+    }
+    let freed = stage.clock.now();
+    let back = stage
+        .wait(BACK_WITHIN, "the cluster is back", async |stage: &Stage| {
+            let running = more(&over, &counts(GOES_ON)?) == more(&begun, &counts(FULL)?);
+            let writes = pulse.first_after(freed).is_some();
+            Ok(running
+                && writes
+                && stage
+                    .cluster
+                    .wait_until_ready(Duration::from_millis(1))
+                    .await
+                    .is_ok())
+        })
+        .await;
+    let took = stage.clock.now() - freed;
+    if let Err(error) = back {
+        findings.broken("full", format!("all: {error:#}"));
+    }
+    findings.figure(
+        "all disks",
+        format!(
+            "no write for {} while all were full; back {} after they were well",
+            show_ms(pulse.longest_gap(began, freed)),
+            show_ms(took)
+        ),
+    );
     Ok(())
 }
 

@@ -134,7 +134,7 @@ impl Disk {
     pub(in crate::log_store) fn commit(&self, seq: u64) -> Result<(), LogError> {
         let mut ahead = self.ahead.lock();
         let ahead = &mut *ahead;
-        // Otherwise it was found in the journal when the store was opened again.
+        // Otherwise it was found in the journal when sled was opened again, and sled has it.
         if ahead.newest < seq {
             let checked = ahead.look_at_checkpoint();
             ahead.stall(checked)?;
@@ -143,9 +143,9 @@ impl Disk {
                 return Err(error);
             }
             ahead.newest = seq;
-        }
-        if ahead.stalled.is_none() {
-            ahead.unsettled.append(&mut ahead.pending);
+            if ahead.stalled.is_none() {
+                ahead.unsettled.append(&mut ahead.pending);
+            }
         }
         ahead.pending.clear();
         self.write_mark(seq)

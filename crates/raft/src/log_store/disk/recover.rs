@@ -51,7 +51,7 @@ impl Disk {
             ));
         }
         if let Some(what) = walk.broken {
-            tracing::warn!(folder = %self.folder.display(), next, what, "removing the rest of a write that a crash cut short");
+            tracing::warn!(folder = %self.folder.display(), next, what, "removing the rest of a write that was cut short");
         }
         // From the end backwards, as always.
         for first in useless.into_iter().rev() {

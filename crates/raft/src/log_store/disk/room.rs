@@ -9,6 +9,7 @@
 //! - **Opened again**, when there is room: as when a node starts, sled is opened, repeats the journal, and is flushed. Then the journal
 //!   begins anew, and all is as before. If there is too little room even for that, sled stays closed, and the journal as it is.
 
+use std::io::{self, ErrorKind};
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::{Disk, Sled, damaged, open_journal};
@@ -38,7 +39,10 @@ impl Disk {
             }
             Err(error) => {
                 self.let_go();
-                Err(error)
+                // A write of sled's that hangs holds its files.
+                let held =
+                    matches!(&error, LogError::Io { source, .. } if source.kind() == ErrorKind::WouldBlock);
+                Err(if held { self.absent() } else { error })
             }
         }
     }
@@ -61,8 +65,7 @@ impl Disk {
     }
 
     fn absent(&self) -> LogError {
-        let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        LogError::io("use", &self.folder, error)
+        LogError::io("use", &self.folder, io::Error::from(ErrorKind::StorageFull))
     }
 
     fn let_go(&self) {

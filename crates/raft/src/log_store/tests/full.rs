@@ -167,6 +167,44 @@ async fn it_goes_on_though_nothing_is_asked_of_it() {
     assert_eq!(f.log.reopen(SMALL).await.all().await, expected);
 }
 
+/// The journal is written in place, but on some file systems even that takes room. What it was to hold is in the system's memory then, and
+/// found there when sled is opened again: it is written once, not twice.
+#[tokio::test]
+async fn a_journal_that_has_no_room_is_waited_for() {
+    struct Journal(Arc<FullDisk>, Box<dyn SyncData>);
+    impl SyncData for Journal {
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()?;
+            self.1.sync_data()
+        }
+    }
+    let mut f = fixture();
+    let full = f.disk.clone();
+    let disk = f.log.store.shared.disk.read().clone().unwrap();
+    disk.replace_sync(|real| Box::new(Journal(full.clone(), real)));
+    f.append().await;
+    f.disk.fill();
+    let (callback, mut done) = callback();
+    let next = f.next();
+    f.log.store.append(next, callback).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(
+        done.try_recv().is_err(),
+        "it was acknowledged, and is not durable"
+    );
+    f.disk.free();
+    let answer = tokio::time::timeout(PATIENCE, done).await.unwrap();
+    answer.unwrap().unwrap();
+    f.until_it_goes_on().await;
+    for _ in 0..20 {
+        f.append().await;
+    }
+    let expected = f.all();
+    assert_eq!(f.log.all().await, expected);
+    drop(disk);
+    assert_eq!(f.log.reopen(SMALL).await.all().await, expected);
+}
+
 #[tokio::test]
 async fn what_was_acknowledged_with_a_full_disk_survives_a_crash() {
     let mut f = fixture();
