@@ -59,8 +59,10 @@ impl Pressure {
     }
 
     pub(super) fn has_room_again(&self) {
-        self.left.store(u64::MAX, Relaxed);
-        self.full_since.send_if_modified(|since| since.take().is_some());
+        // After each flush: nearly always there is nothing to tell.
+        if self.left.swap(u64::MAX, Relaxed) != u64::MAX {
+            self.full_since.send_if_modified(|since| since.take().is_some());
+        }
     }
 
     pub(super) fn full_since(&self) -> Option<Instant> {

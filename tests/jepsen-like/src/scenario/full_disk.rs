@@ -87,9 +87,7 @@ impl Victim {
 /// # Errors
 /// When it could not be done: it needs root, to mount file systems.
 pub async fn full_disk(keep_full: Duration, seed: u64) -> anyhow::Result<Findings> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("a full disk needs a small file system, and only root can mount one: run it as root");
-    }
+    small_disks()?;
     let mut findings = Findings::default();
     let disks = Disks::mount(3)?;
     let stage = Stage::start(
@@ -148,6 +146,20 @@ pub async fn full_disk(keep_full: Duration, seed: u64) -> anyhow::Result<Finding
     let findings = stage.finish(findings).await;
     drop(disks);
     findings
+}
+
+/// Whether this process can mount small file systems.
+///
+/// # Errors
+/// Says why not.
+pub fn small_disks() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("a full disk needs a small file system, and only root can mount one: run it as root");
+    }
+    let disks =
+        Disks::mount(1).context("a full disk needs a small file system, and none can be mounted here")?;
+    drop(Frozen::begin(&disks.mounts[0])?);
+    Ok(())
 }
 
 /// One disk is full for a while.

@@ -23,7 +23,7 @@ mod stage;
 mod visibility;
 
 pub use faketime::{Machine, faketime, library};
-pub use full_disk::full_disk;
+pub use full_disk::{full_disk, small_disks};
 pub use kill_all::kill_all;
 pub use kill_leader::kill_leader;
 pub use many_due::many_due;

@@ -162,7 +162,8 @@ impl Disk {
             let file = &mut ahead.files[ahead.active];
             file.write(ahead.newest, seq, &ahead.pending)
                 .map_err(|e| LogError::io("write", &path, e))?;
-            return file.sync().map_err(|e| LogError::io("sync", &path, e));
+            let synced = file.sync(&ahead.identity, &ahead.pending);
+            return synced.map_err(|e| LogError::io("sync", &path, e));
         }
         // Too large for the journal: sled gets it at once, and is waited for.
         ahead.check_not_stalled()?;

@@ -42,6 +42,8 @@ pub(super) struct JournalFile {
     generation: u64,
     /// Where the next group goes.
     end: u64,
+    /// The last sync failed: what was written since the one before is written again, the header too.
+    doubtful: bool,
 }
 
 /// A group that was found in a file.
@@ -87,6 +89,7 @@ impl JournalFile {
             bytes: content.len() as u64,
             generation,
             end: (content.len() - rest.len()) as u64,
+            doubtful: false,
         };
         Ok(Some((journal, groups)))
     }
@@ -133,9 +136,24 @@ impl JournalFile {
         Ok(())
     }
 
-    /// Makes durable what was written.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.sync.sync_data()
+    /// Makes durable what was written: the last group, and the header if it is the first.
+    ///
+    /// # Errors
+    /// The system's. Then the group counts as not written; if the error passes, it may be written again.
+    pub(super) fn sync(&mut self, identity: &Identity, steps: &[u8]) -> io::Result<()> {
+        if self.doubtful {
+            self.file
+                .write_all_at(&header(identity, self.generation), 0)
+                .inspect_err(|_| self.take_back(steps))?;
+        }
+        self.sync.sync_data().inspect_err(|_| self.take_back(steps))?;
+        self.doubtful = false;
+        Ok(())
+    }
+
+    fn take_back(&mut self, steps: &[u8]) {
+        self.end -= (GROUP_HEADER + steps.len()) as u64;
+        self.doubtful = true;
     }
 
     #[cfg(test)]
