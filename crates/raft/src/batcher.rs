@@ -171,6 +171,7 @@ impl BatcherTask {
             let takes = self.log.takes_entries();
             let full = !takes && self.log.full_since().is_some();
             let room = in_flight.len() < MAX_IN_FLIGHT && takes;
+            let refuses = full || term.is_none();
             let first = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
@@ -179,8 +180,8 @@ impl BatcherTask {
                     if changed.is_err() { break }
                     continue;
                 }
-                Some(job) = self.queues.urgent.recv(), if room || full => Some(job),
-                Some(job) = self.queues.jobs.recv(), if room || full => Some(job),
+                Some(job) = self.queues.urgent.recv(), if room || refuses => Some(job),
+                Some(job) = self.queues.jobs.recv(), if room || refuses => Some(job),
                 () = self.log.until_it_takes_entries(), if !takes => continue,
                 () = tokio::time::sleep_until(last_entry + CLOCK_ENTRY_EVERY), if term.is_some() && room => None,
             };

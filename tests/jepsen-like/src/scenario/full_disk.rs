@@ -547,7 +547,8 @@ impl Filler {
                     Ok(_) => {}
                     // Smaller pieces, to the last block; then what becomes free.
                     Err(_) if most > 4096 => most /= 2,
-                    Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                    // Each attempt makes the file system commit its journal, in the hope to find room: often, it would slow down all disks.
+                    Err(_) => std::thread::sleep(Duration::from_millis(50)),
                 }
             }
         })?;
