@@ -103,14 +103,14 @@ pub enum DiskState {
     /// a voter is better off, and does not stand for election.
     Slow {
         /// So long.
-        flushing_for: std::time::Duration,
+        flushing_for: Duration,
     },
     /// A write was refused for want of room. What is acknowledged is safe; the node goes on by itself when there is room.
     Full {
         /// Free bytes on its file system.
         free_bytes: Option<u64>,
         /// How long ago.
-        since: std::time::Duration,
+        since: Duration,
         /// Whether its journal still holds more. If not, the node follows no more: what it shows is as old as the newest entry it has.
         takes_entries: bool,
     },
