@@ -13,6 +13,45 @@ pub(crate) fn time(pids: &[u32]) -> Duration {
     Duration::from_secs(1) * ticks / TICKS
 }
 
+/// What servers and the load generator itself cost from now on.
+pub(crate) struct Meter<'a> {
+    pids: &'a [u32],
+    begun: Cost,
+}
+
+/// Processor time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    /// Of all servers.
+    pub(crate) servers: Duration,
+    /// Of this process, which has to share the machine with them.
+    pub(crate) generator: Duration,
+}
+
+impl<'a> Meter<'a> {
+    pub(crate) fn start(pids: &'a [u32]) -> Self {
+        let begun = Cost::until_now(pids);
+        Self { pids, begun }
+    }
+
+    pub(crate) fn read(&self) -> Cost {
+        let now = Cost::until_now(self.pids);
+        Cost {
+            servers: now.servers.saturating_sub(self.begun.servers),
+            generator: now.generator.saturating_sub(self.begun.generator),
+        }
+    }
+}
+
+impl Cost {
+    fn until_now(pids: &[u32]) -> Self {
+        Self {
+            servers: time(pids),
+            generator: time(&[std::process::id()]),
+        }
+    }
+}
+
 /// Memory that these processes hold, in bytes, each.
 pub(crate) fn resident_bytes(pids: &[u32]) -> Vec<u64> {
     let resident = |pid: &u32| {

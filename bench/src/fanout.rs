@@ -17,8 +17,9 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 
 use crate::connect;
-use crate::cpu;
+use crate::cpu::Meter;
 use crate::figures::{Figures, Latencies};
+use crate::load::WARM_UP;
 use crate::operations::{circuit, key};
 use crate::pb::etcd;
 use crate::pb::etcd::kv_client::KvClient;
@@ -66,91 +67,117 @@ impl Board {
     }
 }
 
-/// Measures `rate` changes a second to `subscribers`.
-///
-/// # Errors
-/// When subscribers cannot subscribe or a change is refused.
-pub(crate) async fn measure(
+/// Subscribers that are there, and wait for changes. Dropping it ends them.
+pub(crate) struct Fanout {
     kind: Kind,
-    addresses: &[SocketAddr],
+    addresses: Vec<SocketAddr>,
     subscribers: u32,
-    rate: f64,
-    how_long: Duration,
-    pids: &[u32],
-) -> anyhow::Result<Figures> {
-    let warm_up = Duration::from_secs(1);
-    let changes = ((how_long + warm_up).as_secs_f64() * rate) as u64;
-    let first = (warm_up.as_secs_f64() * rate) as u64;
-    // Subscribers first; the clock starts when all of them are there.
-    let (start, board) = tokio::sync::watch::channel(None::<Arc<Board>>);
-    let mut streams = JoinSet::new();
-    let mut opened = Vec::new();
-    for n in 0..subscribers {
-        let address = addresses[n as usize % addresses.len()];
-        let (ready, is_ready) = tokio::sync::oneshot::channel();
-        opened.push(is_ready);
-        let board = board.clone();
-        streams.spawn(async move {
-            let outcome = match kind {
-                Kind::Brama => subscribe(address, ready, board).await,
-                Kind::Etcd => watch(address, ready, board).await,
-            };
-            if let Err(error) = outcome {
-                eprintln!("    a subscriber failed: {error:#}");
+    streams: JoinSet<()>,
+    start: tokio::sync::watch::Sender<Option<Arc<Board>>>,
+}
+
+impl Fanout {
+    /// Opens the subscriptions, on the nodes in turn.
+    ///
+    /// # Errors
+    /// When one cannot subscribe.
+    pub(crate) async fn open(kind: Kind, addresses: &[SocketAddr], subscribers: u32) -> anyhow::Result<Self> {
+        let (start, board) = tokio::sync::watch::channel(None::<Arc<Board>>);
+        let mut streams = JoinSet::new();
+        let mut opened = Vec::new();
+        for n in 0..subscribers {
+            let address = addresses[n as usize % addresses.len()];
+            let (ready, is_ready) = tokio::sync::oneshot::channel();
+            opened.push(is_ready);
+            let board = board.clone();
+            streams.spawn(async move {
+                let outcome = match kind {
+                    Kind::Brama => subscribe(address, ready, board).await,
+                    Kind::Etcd => watch(address, ready, board).await,
+                };
+                if let Err(error) = outcome {
+                    eprintln!("    a subscriber failed: {error:#}");
+                }
+            });
+            if n % 50 == 49 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
+        }
+        for each in opened {
+            tokio::time::timeout(PATIENCE, each).await??;
+        }
+        Ok(Self {
+            kind,
+            addresses: addresses.to_vec(),
+            subscribers,
+            streams,
+            start,
+        })
+    }
+
+    /// Makes `rate` changes a second, and waits until everybody knows of each, or the patience ends. The clock starts here, when all
+    /// subscribers are there.
+    ///
+    /// # Errors
+    /// Never, for addresses like these; changes that are refused are counted.
+    pub(crate) async fn drive(self, rate: f64, how_long: Duration, pids: &[u32]) -> anyhow::Result<Figures> {
+        let Self {
+            kind,
+            addresses,
+            subscribers,
+            mut streams,
+            start,
+        } = self;
+        let changes = ((how_long + WARM_UP).as_secs_f64() * rate) as u64;
+        let first = (WARM_UP.as_secs_f64() * rate) as u64;
+        let board = Arc::new(Board {
+            begin: Instant::now() + Duration::from_millis(500),
+            rate,
+            subscribers,
+            first,
+            told: (0..changes).map(|_| AtomicU32::new(0)).collect(),
+            each: Latencies::new(),
+            last: Latencies::new(),
+            delivered: AtomicU64::new(0),
         });
-        if n % 50 == 49 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    for each in opened {
-        tokio::time::timeout(PATIENCE, each).await??;
-    }
-    let board = Arc::new(Board {
-        begin: Instant::now() + Duration::from_millis(500),
-        rate,
-        subscribers,
-        first,
-        told: (0..changes).map(|_| AtomicU32::new(0)).collect(),
-        each: Latencies::new(),
-        last: Latencies::new(),
-        delivered: AtomicU64::new(0),
-    });
-    start.send_replace(Some(board.clone()));
-    let errors = Arc::new(AtomicU64::new(0));
-    let channels = connect::spread(addresses, 16)?;
-    let mut writes = JoinSet::new();
-    let mut server = Duration::ZERO;
-    for change in 0..changes {
-        let intended = board.intended(change);
-        if intended > Instant::now() {
-            tokio::time::sleep_until(intended).await;
-        }
-        if change == first {
-            server = cpu::time(pids);
-        }
-        let channel = channels[change as usize % channels.len()].clone();
-        let errors = errors.clone();
-        writes.spawn(async move {
-            if write(kind, channel, change).await.is_err() {
-                errors.fetch_add(1, Ordering::Relaxed);
+        start.send_replace(Some(board.clone()));
+        let errors = Arc::new(AtomicU64::new(0));
+        let channels = connect::spread(&addresses, 16)?;
+        let mut writes = JoinSet::new();
+        let mut meter = None;
+        for change in 0..changes {
+            let intended = board.intended(change);
+            if intended > Instant::now() {
+                tokio::time::sleep_until(intended).await;
             }
-        });
-        while writes.try_join_next().is_some() {}
+            if change >= first && meter.is_none() {
+                meter = Some(Meter::start(pids));
+            }
+            let channel = channels[change as usize % channels.len()].clone();
+            let errors = errors.clone();
+            writes.spawn(async move {
+                if write(kind, channel, change).await.is_err() {
+                    errors.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            while writes.try_join_next().is_some() {}
+        }
+        writes.join_all().await;
+        let expected = (changes - first) * u64::from(subscribers);
+        let deadline = Instant::now() + PATIENCE;
+        while board.delivered.load(Ordering::Relaxed) < expected && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let took = board.intended(first).elapsed();
+        let cost = meter.map(|meter| meter.read()).unwrap_or_default();
+        streams.abort_all();
+        // Gone before the next measurement begins: a thousand connections that end are work for the servers too.
+        while streams.join_next().await.is_some() {}
+        let mut figures = Figures::new(&board.each, took, cost, errors.load(Ordering::Relaxed));
+        figures.last_told_ms = Some((board.last.quantile_ms(0.5), board.last.quantile_ms(0.99)));
+        figures.missing = Some(expected.saturating_sub(board.delivered.load(Ordering::Relaxed)));
+        Ok(figures)
     }
-    writes.join_all().await;
-    let expected = (changes - first) * u64::from(subscribers);
-    let deadline = Instant::now() + PATIENCE;
-    while board.delivered.load(Ordering::Relaxed) < expected && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let took = board.intended(first).elapsed();
-    let server = cpu::time(pids).saturating_sub(server);
-    streams.abort_all();
-    let mut figures = Figures::new(&board.each, took, server, errors.load(Ordering::Relaxed));
-    figures.last_told_ms = Some((board.last.quantile_ms(0.5), board.last.quantile_ms(0.99)));
-    figures.missing = Some(expected.saturating_sub(board.delivered.load(Ordering::Relaxed)));
-    Ok(figures)
 }
 
 async fn write(kind: Kind, channel: Channel, change: u64) -> Result<(), tonic::Status> {

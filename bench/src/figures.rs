@@ -6,6 +6,8 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::cpu::Cost;
+
 /// Latencies, written by many tasks.
 pub(crate) struct Latencies(Mutex<Histogram<u64>>);
 
@@ -42,6 +44,8 @@ pub(crate) struct Figures {
     pub(crate) p99_ms: f64,
     /// Processor time of all servers for one operation, in microseconds.
     pub(crate) server_us: f64,
+    /// Processor time of the load generator for one operation, in microseconds: what both systems have to spare for it.
+    pub(crate) generator_us: f64,
     /// Operations that failed.
     pub(crate) errors: u64,
     /// Of fan-out: when the last subscriber was told.
@@ -50,19 +54,22 @@ pub(crate) struct Figures {
     /// Of fan-out: what should have been delivered, and was not, within the patience.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) missing: Option<u64>,
+    /// Of what happens a few times only: each time, in milliseconds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) each_ms: Vec<f64>,
 }
 
 impl Figures {
-    pub(crate) fn new(latencies: &Latencies, took: Duration, server: Duration, errors: u64) -> Self {
+    pub(crate) fn new(latencies: &Latencies, took: Duration, cost: Cost, errors: u64) -> Self {
         let count = latencies.count();
         Self {
             per_second: count as f64 / took.as_secs_f64(),
             p50_ms: latencies.quantile_ms(0.5),
             p99_ms: latencies.quantile_ms(0.99),
-            server_us: server.as_secs_f64() * 1e6 / count.max(1) as f64,
+            server_us: cost.servers.as_secs_f64() * 1e6 / count.max(1) as f64,
+            generator_us: cost.generator.as_secs_f64() * 1e6 / count.max(1) as f64,
             errors,
-            last_told_ms: None,
-            missing: None,
+            ..Self::default()
         }
     }
 }

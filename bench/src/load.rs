@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::cpu;
+use crate::cpu::Meter;
 use crate::figures::{Figures, Latencies};
 
 /// Not measured: connections are made and caches filled.
@@ -26,6 +26,7 @@ pub(crate) async fn closed<O: Operation>(
     how_long: Duration,
     pids: &[u32],
 ) -> Figures {
+    let operation = Arc::new(operation);
     let latencies = Arc::new(Latencies::new());
     let errors = Arc::new(AtomicU64::new(0));
     let measure_from = Instant::now() + WARM_UP;
@@ -50,22 +51,23 @@ pub(crate) async fn closed<O: Operation>(
         });
     }
     tokio::time::sleep_until(measure_from).await;
-    let server = cpu::time(pids);
+    let meter = Meter::start(pids);
     tokio::time::sleep_until(end).await;
-    let server = cpu::time(pids).saturating_sub(server);
+    let cost = meter.read();
     tasks.join_all().await;
-    Figures::new(&latencies, how_long, server, errors.load(Ordering::Relaxed))
+    Figures::new(&latencies, how_long, cost, errors.load(Ordering::Relaxed))
 }
 
 /// `rate` operations a second. Latency counts from when the operation should have begun: an answer that is late delays no question, and
 /// what a stall holds up counts in full (coordinated omission).
 pub(crate) async fn open<O: Operation>(operation: O, rate: f64, how_long: Duration, pids: &[u32]) -> Figures {
+    let operation = Arc::new(operation);
     let latencies = Arc::new(Latencies::new());
     let errors = Arc::new(AtomicU64::new(0));
     let begin = Instant::now();
     let measure_from = begin + WARM_UP;
     let end = measure_from + how_long;
-    let mut server = None;
+    let mut meter = None;
     let mut tasks = JoinSet::new();
     for turn in 0.. {
         let intended = begin + Duration::from_secs_f64(turn as f64 / rate);
@@ -76,8 +78,8 @@ pub(crate) async fn open<O: Operation>(operation: O, rate: f64, how_long: Durati
         if intended > Instant::now() {
             tokio::time::sleep_until(intended).await;
         }
-        if intended >= measure_from && server.is_none() {
-            server = Some(cpu::time(pids));
+        if intended >= measure_from && meter.is_none() {
+            meter = Some(Meter::start(pids));
         }
         let (operation, latencies, errors) = (operation.clone(), latencies.clone(), errors.clone());
         tasks.spawn(async move {
@@ -90,8 +92,8 @@ pub(crate) async fn open<O: Operation>(operation: O, rate: f64, how_long: Durati
         while tasks.try_join_next().is_some() {}
     }
     tasks.join_all().await;
-    let server = cpu::time(pids).saturating_sub(server.unwrap_or_default());
-    Figures::new(&latencies, how_long, server, errors.load(Ordering::Relaxed))
+    let cost = meter.map(|meter| meter.read()).unwrap_or_default();
+    Figures::new(&latencies, how_long, cost, errors.load(Ordering::Relaxed))
 }
 
 fn count(outcome: Result<(), String>, took: Duration, latencies: &Latencies, errors: &AtomicU64) {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::cpu;
+use crate::cpu::Meter;
 use crate::figures::{Figures, Latencies};
 use crate::load::WARM_UP;
 use crate::operations::{MANY, circuit};
@@ -50,16 +50,16 @@ pub(crate) async fn reports(
         ));
     }
     tokio::time::sleep_until(measure_from).await;
-    let server = cpu::time(pids);
+    let meter = Meter::start(pids);
     tokio::time::sleep_until(end).await;
-    let server = cpu::time(pids).saturating_sub(server);
+    let cost = meter.read();
     for done in tasks.join_all().await {
         done?;
     }
     Ok(Figures::new(
         &latencies,
         how_long,
-        server,
+        cost,
         errors.load(Ordering::Relaxed),
     ))
 }

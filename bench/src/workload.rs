@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::connect;
 use crate::failover;
-use crate::fanout;
+use crate::fanout::Fanout;
 use crate::figures::{Figures, median};
 use crate::load;
 use crate::operations::{Failure, Get, Increment, Look, MANY, Put};
@@ -30,6 +30,8 @@ pub(crate) enum Workload {
     Rate(f64),
     /// So many subscribers, and so many changes a second.
     Fanout(u32, f64),
+    /// Reports, or puts, of so many workers, beside so many subscribers to one circuit that changes so often a second.
+    Beside(usize, u32, f64),
     /// The leader is killed so many times. Latencies are until the next acknowledged write.
     Kill(usize),
 }
@@ -51,6 +53,15 @@ impl FromStr for Workload {
                     let (subscribers, rate) = size.split_once('x')?;
                     Self::Fanout(subscribers.parse().ok()?, rate.parse().ok()?)
                 }
+                "beside" => {
+                    let (workers, fanout) = size.split_once('x')?;
+                    let (subscribers, rate) = fanout.split_once('x')?;
+                    Self::Beside(
+                        workers.parse().ok()?,
+                        subscribers.parse().ok()?,
+                        rate.parse().ok()?,
+                    )
+                }
                 "kill" => Self::Kill(size.parse().ok()?),
                 _ => return None,
             })
@@ -69,6 +80,7 @@ impl fmt::Display for Workload {
             Self::Local(n) => write!(f, "local:{n}"),
             Self::Rate(rate) => write!(f, "rate:{rate}"),
             Self::Fanout(subscribers, rate) => write!(f, "fanout:{subscribers}x{rate}"),
+            Self::Beside(workers, subscribers, rate) => write!(f, "beside:{workers}x{subscribers}x{rate}"),
             Self::Kill(n) => write!(f, "kill:{n}"),
         }
     }
@@ -140,7 +152,31 @@ impl Workload {
                 .await
             }
             (Self::Fanout(subscribers, rate), kind) => {
-                fanout::measure(kind, &addresses, subscribers, rate, how_long, &pids).await?
+                let fanout = Fanout::open(kind, &addresses, subscribers).await?;
+                fanout.drive(rate, how_long, &pids).await?
+            }
+            (Self::Beside(workers, subscribers, rate), kind) => {
+                let fanout = Fanout::open(kind, &addresses, subscribers).await?;
+                let load = async {
+                    match kind {
+                        Kind::Brama => {
+                            let operation = Failure {
+                                channels: spread(workers)?,
+                                circuits: MANY,
+                            };
+                            Ok(load::closed(operation, workers, how_long, &pids).await)
+                        }
+                        Kind::Etcd => closed(workers).await,
+                    }
+                };
+                // The changes begin half a second later than the load, and end after it.
+                let changes = fanout.drive(rate, how_long + Duration::from_secs(1), &pids);
+                let (load, told) = tokio::try_join!(load, changes)?;
+                Figures {
+                    last_told_ms: told.last_told_ms,
+                    missing: told.missing,
+                    ..load
+                }
             }
             (Self::Kill(times), _) => {
                 let mut took = Vec::new();
@@ -149,7 +185,8 @@ impl Workload {
                 }
                 Figures {
                     p99_ms: took.iter().copied().fold(0.0, f64::max),
-                    p50_ms: median(took),
+                    p50_ms: median(took.clone()),
+                    each_ms: took,
                     ..Figures::default()
                 }
             }

@@ -271,7 +271,11 @@ pub async fn status(nodes: &Nodes, position: usize) -> Option<v1::ClusterStatusR
         .ok()
 }
 
-fn find_binary() -> anyhow::Result<PathBuf> {
+/// The binary that clusters are made of.
+///
+/// # Errors
+/// When there is none.
+pub fn find_binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
         return Ok(path.into());
     }
