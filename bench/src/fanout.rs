@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use brama_proto::v1;
 use brama_proto::v1::circuits_client::CircuitsClient;
-use futures::StreamExt;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::client::Grpc;
-use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 
 use crate::connect;
@@ -23,9 +21,9 @@ use crate::load::WARM_UP;
 use crate::operations::{circuit, key};
 use crate::pb::etcd;
 use crate::pb::etcd::kv_client::KvClient;
-use crate::pb::etcd::watch_client::WatchClient;
 use crate::pb::told::Told;
 use crate::system::Kind;
+use crate::wire::Messages;
 
 /// How long a change may take to reach the last subscriber before it counts as missing.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -73,6 +71,7 @@ pub(crate) struct Fanout {
     addresses: Vec<SocketAddr>,
     subscribers: u32,
     streams: JoinSet<()>,
+    thread: OwnThread,
     start: tokio::sync::watch::Sender<Option<Arc<Board>>>,
 }
 
@@ -83,6 +82,7 @@ impl Fanout {
     /// When one cannot subscribe.
     pub(crate) async fn open(kind: Kind, addresses: &[SocketAddr], subscribers: u32) -> anyhow::Result<Self> {
         let (start, board) = tokio::sync::watch::channel(None::<Arc<Board>>);
+        let thread = OwnThread::new()?;
         let mut streams = JoinSet::new();
         let mut opened = Vec::new();
         for n in 0..subscribers {
@@ -90,7 +90,7 @@ impl Fanout {
             let (ready, is_ready) = tokio::sync::oneshot::channel();
             opened.push(is_ready);
             let board = board.clone();
-            streams.spawn(async move {
+            let stream = async move {
                 let outcome = match kind {
                     Kind::Brama => subscribe(address, ready, board).await,
                     Kind::Etcd => watch(address, ready, board).await,
@@ -98,7 +98,8 @@ impl Fanout {
                 if let Err(error) = outcome {
                     eprintln!("    a subscriber failed: {error:#}");
                 }
-            });
+            };
+            streams.spawn_on(stream, thread.handle());
             if n % 50 == 49 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -111,6 +112,7 @@ impl Fanout {
             addresses: addresses.to_vec(),
             subscribers,
             streams,
+            thread,
             start,
         })
     }
@@ -126,6 +128,7 @@ impl Fanout {
             addresses,
             subscribers,
             mut streams,
+            thread,
             start,
         } = self;
         let changes = ((how_long + WARM_UP).as_secs_f64() * rate) as u64;
@@ -173,10 +176,41 @@ impl Fanout {
         streams.abort_all();
         // Gone before the next measurement begins: a thousand connections that end are work for the servers too.
         while streams.join_next().await.is_some() {}
+        drop(thread);
         let mut figures = Figures::new(&board.each, took, cost, errors.load(Ordering::Relaxed));
         figures.last_told_ms = Some((board.last.quantile_ms(0.5), board.last.quantile_ms(0.99)));
         figures.missing = Some(expected.saturating_sub(board.delivered.load(Ordering::Relaxed)));
         Ok(figures)
+    }
+}
+
+/// Where subscribers live: a change that a thousand of them hear of delays neither the next change nor the answers of a load beside them by
+/// more than the processor that it takes.
+struct OwnThread(Option<Runtime>);
+
+impl OwnThread {
+    fn new() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> &Handle {
+        match &self.0 {
+            Some(runtime) => runtime.handle(),
+            None => unreachable!("it is taken when this is dropped"),
+        }
+    }
+}
+
+impl Drop for OwnThread {
+    fn drop(&mut self) {
+        // A runtime may not be waited for within another.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -205,40 +239,36 @@ type Ready = tokio::sync::oneshot::Sender<()>;
 type Start = tokio::sync::watch::Receiver<Option<Arc<Board>>>;
 
 async fn subscribe(address: SocketAddr, ready: Ready, mut start: Start) -> anyhow::Result<()> {
-    let mut client = Grpc::new(connect::lazy(address)?);
-    client.ready().await?;
-    let request = tonic::Request::new(v1::SubscribeRequest {
+    let request = v1::SubscribeRequest {
         names: vec![circuit(CIRCUIT)],
         ..Default::default()
-    });
-    let path = PathAndQuery::from_static("/brama.v1.Events/Subscribe");
-    let codec = tonic_prost::ProstCodec::<v1::SubscribeRequest, Told>::default();
-    let mut messages = client.server_streaming(request, path, codec).await?.into_inner();
+    };
+    let mut messages = Messages::open(address, "/brama.v1.Events/Subscribe", &request, true).await?;
     // The first message says from where it goes on.
-    messages.message().await?;
+    messages.next::<Told>().await?;
     let _ = ready.send(());
     let board = wait(&mut start).await?;
-    while let Some(message) = messages.next().await {
-        if let Some(event) = message?.event
+    loop {
+        let message: Told = messages.next().await?;
+        if let Some(event) = message.event
             && let Ok(change) = event.reason.parse()
         {
             board.tell(change);
         }
     }
-    Ok(())
 }
 
 async fn watch(address: SocketAddr, ready: Ready, mut start: Start) -> anyhow::Result<()> {
-    let mut client = WatchClient::new(connect::lazy(address)?);
-    let create = etcd::WatchRequest {
+    let request = etcd::WatchRequest {
         create_request: Some(etcd::WatchCreateRequest { key: key(CIRCUIT) }),
     };
-    let requests = futures::stream::once(async { create }).chain(futures::stream::pending());
-    let mut messages = client.watch(requests).await?.into_inner();
-    messages.message().await?;
+    let mut messages = Messages::open(address, "/etcdserverpb.Watch/Watch", &request, false).await?;
+    let created: etcd::WatchResponse = messages.next().await?;
+    anyhow::ensure!(created.created && !created.canceled, "etcd refused to watch");
     let _ = ready.send(());
     let board = wait(&mut start).await?;
-    while let Some(message) = messages.message().await? {
+    loop {
+        let message: etcd::WatchResponse = messages.next().await?;
         for event in message.events {
             let value = event.kv.map(|kv| kv.value).unwrap_or_default();
             if let Ok(change) = String::from_utf8_lossy(&value).parse() {
@@ -246,7 +276,6 @@ async fn watch(address: SocketAddr, ready: Ready, mut start: Start) -> anyhow::R
             }
         }
     }
-    Ok(())
 }
 
 async fn wait(start: &mut Start) -> anyhow::Result<Arc<Board>> {

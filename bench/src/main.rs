@@ -15,6 +15,7 @@ mod operations;
 mod pb;
 mod stream;
 mod system;
+mod wire;
 mod workload;
 
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ struct Arguments {
     /// Where the nodes keep their data: the disk that is measured.
     #[arg(long, global = true, default_value_os_t = std::env::temp_dir())]
     data: PathBuf,
-    /// Threads of the load generator.
+    /// Threads of the load generator; subscribers have one of their own besides.
     #[arg(long, global = true, default_value_t = 1)]
     threads: usize,
 }

@@ -1,0 +1,164 @@
+//! A gRPC stream of messages on a connection of its own, read with as little work as can be.
+//!
+//! A thousand subscribers live in this one process, on the processors that the servers need. A channel of tonic wakes three tasks for each message;
+//! here one task reads the socket and takes the messages out of what came. It is the same for both systems.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use anyhow::{Context as _, bail};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::client::Connection;
+use h2::{RecvStream, SendStream};
+use prost::Message;
+use tokio::net::TcpStream;
+
+/// Before each message: whether it is compressed, and its length.
+const PREFIX_BYTES: usize = 5;
+/// As hyper's defaults for a client, so that neither server ever waits for a window.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 5 << 20;
+
+/// An open stream. Dropping it closes the connection.
+pub(crate) struct Messages {
+    connection: Connection<TcpStream, Bytes>,
+    body: RecvStream,
+    /// Kept, since the end of the requests ends a watch.
+    _requests: SendStream<Bytes>,
+    buffer: BytesMut,
+}
+
+impl Messages {
+    /// Connects, and sends one request; `last` says whether no other will follow.
+    ///
+    /// # Errors
+    /// When there is no connection, or the server refuses the call.
+    pub(crate) async fn open(
+        address: SocketAddr,
+        path: &str,
+        request: &impl Message,
+        last: bool,
+    ) -> anyhow::Result<Self> {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        let (client, mut connection) = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(socket)
+            .await?;
+        let head = http::Request::post(format!("http://{address}{path}"))
+            .header(http::header::CONTENT_TYPE, "application/grpc")
+            .header(http::header::TE, "trailers")
+            .body(())?;
+        let mut client = client.ready().await?;
+        let (response, mut requests) = client.send_request(head, false)?;
+        requests.send_data(frame(request), last)?;
+        let response = tokio::select! {
+            response = response => response?,
+            ended = &mut connection => {
+                ended?;
+                bail!("the connection was closed")
+            }
+        };
+        if let Some(status) = response.headers().get("grpc-status") {
+            bail!("refused with gRPC status {status:?}");
+        }
+        Ok(Self {
+            connection,
+            body: response.into_body(),
+            _requests: requests,
+            buffer: BytesMut::new(),
+        })
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// When the stream ends, or what comes is no message.
+    pub(crate) async fn next<M: Message + Default>(&mut self) -> anyhow::Result<M> {
+        loop {
+            if let Some(message) = take(&mut self.buffer)? {
+                return Ok(M::decode(message)?);
+            }
+            let data = std::future::poll_fn(|context| self.poll_data(context)).await?;
+            self.body.flow_control().release_capacity(data.len())?;
+            self.buffer.extend_from_slice(&data);
+        }
+    }
+
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<anyhow::Result<Bytes>> {
+        // What is on the socket goes to the body first.
+        let ended = Pin::new(&mut self.connection).poll(context)?.is_ready();
+        if ended {
+            return Poll::Ready(Err(anyhow::anyhow!("the connection was closed")));
+        }
+        let data = ready!(self.body.poll_data(context)).context("the stream ended")??;
+        Poll::Ready(Ok(data))
+    }
+}
+
+fn frame(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + length);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    message.encode_raw(&mut frame);
+    frame.freeze()
+}
+
+/// The first message of what came, if all of it is there.
+fn take(buffer: &mut BytesMut) -> anyhow::Result<Option<BytesMut>> {
+    let Some(prefix) = buffer.first_chunk::<PREFIX_BYTES>() else {
+        return Ok(None);
+    };
+    let [compressed, length @ ..] = *prefix;
+    if compressed != 0 {
+        bail!("a compressed message, which nobody asked for");
+    }
+    let length = u32::from_be_bytes(length) as usize;
+    if buffer.len() < PREFIX_BYTES + length {
+        return Ok(None);
+    }
+    buffer.advance(PREFIX_BYTES);
+    Ok(Some(buffer.split_to(length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::told::{Told, ToldEvent};
+
+    fn told(reason: &str) -> Told {
+        let event = ToldEvent {
+            revision: 7,
+            reason: reason.into(),
+        };
+        Told { event: Some(event) }
+    }
+
+    #[test]
+    fn messages_come_out_however_they_were_cut() {
+        let sent: Vec<_> = ["1", "", "twenty-two"].map(told).to_vec();
+        let bytes: Vec<u8> = sent.iter().flat_map(frame).collect();
+        for size in 1..=bytes.len() {
+            let mut buffer = BytesMut::new();
+            let mut came = Vec::new();
+            for piece in bytes.chunks(size) {
+                buffer.extend_from_slice(piece);
+                while let Some(message) = take(&mut buffer).expect("well formed") {
+                    came.push(Told::decode(message).expect("well formed"));
+                }
+            }
+            assert_eq!(came, sent, "in pieces of {size}");
+            assert!(buffer.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_compressed_message_is_refused() {
+        let mut buffer = BytesMut::from(&[1, 0, 0, 0, 0][..]);
+        assert!(take(&mut buffer).is_err());
+    }
+}
