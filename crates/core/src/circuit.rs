@@ -162,11 +162,7 @@ impl Circuit {
     }
 
     fn count_totals(&mut self, summary: &Summary, reason: Option<&Arc<str>>, now: ClusterTime) {
-        let totals = &mut self.totals;
-        totals.successes = totals.successes.saturating_add(summary.successes);
-        totals.failures = totals.failures.saturating_add(summary.failures);
-        totals.ignored = totals.ignored.saturating_add(summary.ignored);
-        totals.rejected = totals.rejected.saturating_add(summary.rejected);
+        self.totals.add(summary);
         if summary.successes > 0 {
             self.last_success_at = Some(now);
         }

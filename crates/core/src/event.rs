@@ -127,6 +127,16 @@ impl EventKind {
 }
 
 impl Cause {
+    /// Every cause, in the order of its number.
+    pub const ALL: [Self; 6] = [
+        Self::Request,
+        Self::Threshold,
+        Self::Expiry,
+        Self::Probe,
+        Self::Manual,
+        Self::Cleanup,
+    ];
+
     /// The name in filters, in the command line and in documents.
     pub const fn name(self) -> &'static str {
         match self {

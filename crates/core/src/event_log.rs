@@ -51,6 +51,11 @@ impl EventLog {
         self.revision + 1 - self.events.len() as u64
     }
 
+    /// What the kept events count against the limit in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Appends an event, and drops the oldest ones beyond the limits; the newest always stays.
     pub(crate) fn push(&mut self, event: Event, limits: &Limits) {
         assert_eq!(event.revision, self.revision + 1, "revisions rise by one");

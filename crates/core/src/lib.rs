@@ -6,6 +6,7 @@
 //!
 //! Start at [`machine`]: it holds the state diagram and the way of a command.
 
+pub mod census;
 pub mod circuit;
 pub mod codec;
 pub mod command;
@@ -21,6 +22,7 @@ pub mod reply;
 pub mod report;
 pub mod session;
 pub mod snapshot;
+pub mod tally;
 pub mod time;
 mod timers;
 

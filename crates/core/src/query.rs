@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::circuit::StateName;
 use crate::name::{CircuitName, Metadata};
 use crate::policy::EffectivePolicy;
+use crate::report::Summary;
 use crate::time::ClusterTime;
 
 /// A circuit as `Status` shows it.
@@ -61,6 +62,15 @@ pub struct Totals {
     pub ignored: u64,
     /// Calls that clients did not make because of the circuit.
     pub rejected: u64,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, summary: &Summary) {
+        self.successes = self.successes.saturating_add(summary.successes);
+        self.failures = self.failures.saturating_add(summary.failures);
+        self.ignored = self.ignored.saturating_add(summary.ignored);
+        self.rejected = self.rejected.saturating_add(summary.rejected);
+    }
 }
 
 /// Which circuits a listing shows.

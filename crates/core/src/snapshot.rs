@@ -153,6 +153,7 @@ impl Frozen {
         };
         for _ in 0..head.circuits {
             let (id, circuit): (CircuitId, Circuit) = read_record(&mut input)?;
+            state.census.enter(&circuit);
             let known = state.names.insert(circuit.name.clone(), id).is_some();
             if state.circuits.insert(id, Arc::new(circuit)).is_some() || known || id.0 >= head.next_circuit {
                 return Err(SnapshotError::Damaged("a circuit is there twice".into()));

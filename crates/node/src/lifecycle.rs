@@ -5,7 +5,7 @@
 //!         port for clients                          health says NOT_SERVING
 //!         timers, health                            SERVING while recovered, in touch with a majority, and with room on the disk
 //!
-//! stop    1 health says NOT_SERVING                 balancers and clients look elsewhere
+//! stop    1 health says NOT_SERVING, /readyz 503    balancers and clients look elsewhere
 //!         2 leadership is handed over               nobody has to wait for an election
 //!         3 the port for clients is closed          connections are told to go away
 //!         4 streams end with RESUME_ELSEWHERE       subscribers go on elsewhere, with their cursor
@@ -28,12 +28,18 @@ use tonic_health::server::{HealthReporter, HealthService};
 use brama_core::command::{Bootstrap, ClusterId};
 use brama_raft::{Options, Origin, Replica, TimeSource, Timing};
 
-use crate::api::Api;
+use crate::api::{Api, DESCRIPTORS};
 use crate::clock_source::SystemClocks;
 use crate::config::{Config, DefaultsConfig, OriginConfig};
+use crate::connections::{self, Door};
+use crate::health::Health;
+use crate::metrics::requests::Requests;
+use crate::metrics::{Measured, Metrics};
 use crate::news::News;
+use crate::pages::Pages;
 use crate::server::{self, Front};
-use crate::{connections, timers};
+use crate::subscribers::Subscribers;
+use crate::timers;
 
 /// How often health is looked at.
 const HEALTH_EVERY: Duration = Duration::from_millis(50);
@@ -58,6 +64,9 @@ pub enum StartError {
     /// The services cannot describe themselves: the build is broken.
     #[error("the descriptors of the services cannot be read")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// Likewise, where their methods are counted.
+    #[error("the descriptors of the services cannot be read")]
+    Descriptors(#[from] prost::DecodeError),
 }
 
 /// A running node. Dropping it does not stop it: [`Node::stop`] does.
@@ -96,6 +105,7 @@ impl Node {
         };
         let listener = connections::listen(client_listen).await.map_err(refused)?;
         let client_address = listener.local_addr().map_err(refused)?;
+        let requests = Requests::new(&DESCRIPTORS)?;
         let replica = Replica::start(replica_options(&config, Arc::new(SystemClocks::new()))).await?;
 
         let health = HealthReporter::new();
@@ -119,11 +129,27 @@ impl Node {
         let telling = news
             .clone()
             .run(replica.clone(), quorum.clone(), node.end_streams.clone());
+        let checks = Arc::new(Health {
+            replica: replica.clone(),
+            stopping: node.watching.clone(),
+        });
+        let requests = Arc::new(requests);
+        let subscribers = Subscribers::new(config.limits.max_subscribers);
+        let door = Arc::new(Door::new(config.limits.max_connections));
+        let measured = Measured {
+            replica: replica.clone(),
+            health: checks.clone(),
+            requests: requests.clone(),
+            subscribers: subscribers.clone(),
+            door: door.clone(),
+        };
+        let pages = Pages::new(checks.clone(), Arc::new(Metrics::new(&config, measured)));
         let api = Api::new(
             replica.clone(),
             news,
             config.cluster.name.clone(),
-            config.limits.max_subscribers,
+            subscribers,
+            requests.clone(),
             config.events.progress_interval,
             quorum,
             node.end_streams.clone(),
@@ -131,7 +157,10 @@ impl Node {
         match api.front(HealthServer::new(HealthService::from_health_reporter(
             health.clone(),
         ))) {
-            Ok(front) => node.serve(&config, listener, front),
+            Ok(mut front) => {
+                front.others = pages.beside(front.others);
+                node.serve(listener, door, front);
+            }
             Err(error) => {
                 replica.stop(Instant::now()).await;
                 return Err(error.into());
@@ -141,7 +170,7 @@ impl Node {
         node.tasks
             .spawn(timers::run(replica.clone(), node.timers.clone()));
         node.watchers.spawn(watch_health(
-            replica.clone(),
+            checks,
             health,
             say_ready,
             say_quorum,
@@ -196,7 +225,8 @@ impl Node {
         self.replica.failed().await
     }
 
-    /// Completes once its health says SERVING: it has recovered its state and is in touch with a majority. Never, if it is stopped before.
+    /// Completes once its health says SERVING: every check passes, so it has recovered its state and is in touch with a majority. Never, if it is
+    /// stopped before.
     pub async fn ready(&self) {
         let mut ready = self.ready.clone();
         let seen = ready.wait_for(|ready| *ready).await.is_ok();
@@ -215,9 +245,9 @@ impl Node {
         &self.replica
     }
 
-    fn serve(&self, config: &Config, listener: tokio::net::TcpListener, front: Front) {
+    fn serve(&self, listener: tokio::net::TcpListener, door: Arc<Door>, front: Front) {
         let (closing, cut) = (self.closing.clone(), self.cut.clone());
-        let incoming = connections::accept(listener, config.limits.max_connections, cut.clone());
+        let incoming = connections::accept(listener, door, cut.clone());
         let serving = server::serve(incoming, front, closing);
         self.server.spawn(async move {
             // `None`: it was cut.
@@ -245,28 +275,25 @@ async fn tell(health: &HealthReporter, status: ServingStatus) {
 
 /// Keeps health, and what subscribers are told of the majority, up to date. Ends with `stop` or when the node has failed, out of health.
 async fn watch_health(
-    replica: Replica,
+    checks: Arc<Health>,
     health: HealthReporter,
     say_ready: watch::Sender<bool>,
     say_quorum: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
+    let replica = &checks.replica;
     let watch = async {
         loop {
             let has_quorum = replica.has_quorum();
             say_quorum.send_if_modified(|quorum| std::mem::replace(quorum, has_quorum) != has_quorum);
-            let disk = replica.disk_state();
-            let ready = has_quorum && replica.is_recovered() && disk.serves();
+            let problems = checks.problems();
+            let ready = problems.is_empty();
             if ready != *say_ready.borrow() {
                 let status = if ready {
                     tracing::info!("ready: recovered, and in touch with a majority");
                     ServingStatus::Serving
                 } else {
-                    if has_quorum {
-                        tracing::warn!(%disk, "not ready: the disk of this node is not well");
-                    } else {
-                        tracing::warn!("not ready: out of touch with a majority");
-                    }
+                    tracing::warn!("not ready: {}", problems.join("; "));
                     ServingStatus::NotServing
                 };
                 tell(&health, status).await;

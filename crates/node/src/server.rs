@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -25,25 +26,30 @@ use brama_proto::v1::circuits_server::CircuitsServer;
 
 use crate::api::Api;
 use crate::connections::Connection;
+use crate::metrics::requests::{Answering, Requests};
 
 /// What answers. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Front {
     pub(crate) circuits: CircuitsServer<Api>,
     pub(crate) others: Router,
+    /// Counts the calls.
+    pub(crate) requests: Arc<Requests>,
 }
 
 impl Service<Request<Incoming>> for Front {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    type Future = Answering<BoxFuture<'static, Result<Self::Response, Infallible>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let call = self.requests.begin(&request);
         if is_of(CircuitsServer::<Api>::NAME, request.uri().path()) {
-            return self.circuits.clone().call(request);
+            return Answering::new(self.circuits.clone().call(request), call);
         }
         let answer = self.others.clone().call(request);
-        Box::pin(async move { answer.await.map(|response| response.map(Body::new)) })
+        let answer = async move { answer.await.map(|response| response.map(Body::new)) };
+        Answering::new(Box::pin(answer), call)
     }
 }
 

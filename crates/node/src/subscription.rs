@@ -19,6 +19,7 @@ use brama_raft::Replica;
 
 use crate::filter::{Filter, TooSlow};
 use crate::news::{Following, Found, News};
+use crate::subscribers::Position;
 
 /// Events that are read from the log at once; the log is locked meanwhile.
 const PAGE: usize = 256;
@@ -81,6 +82,8 @@ pub(crate) struct Subscription {
     pub(crate) selection: Selection,
     /// Everything up to here was delivered or not selected.
     pub(crate) position: u64,
+    /// Where others see it.
+    pub(crate) shown: Position,
     pub(crate) progress_interval: Duration,
     pub(crate) quorum: watch::Receiver<bool>,
     pub(crate) end: CancellationToken,
@@ -90,6 +93,7 @@ impl Subscription {
     /// The deliveries, without end: first where it stands, then every selected event in order, and progress when it is quiet.
     pub(crate) fn stream(self) -> impl Stream<Item = Result<Delivery, Ended>> + Send {
         let now = Instant::now();
+        self.shown.set(self.position);
         let reading = Reading {
             following: self.news.follow(self.selection.names.iter().cloned()),
             told_quorum: false,
@@ -231,6 +235,7 @@ impl Reading {
 
     /// The subscriber has a newer cursor.
     fn moved(&mut self) {
+        self.subscription.shown.set(self.position);
         self.next_progress = Instant::now() + self.subscription.progress_interval;
     }
 }

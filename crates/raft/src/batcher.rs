@@ -96,6 +96,11 @@ impl Batcher {
         )
     }
 
+    /// Groups of commands that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.jobs.max_capacity() - self.jobs.capacity()
+    }
+
     /// Queues commands; what became of them comes through the receiver.
     ///
     /// # Errors

@@ -92,6 +92,11 @@ impl Forwarder {
         (Self { requests }, waiting)
     }
 
+    /// Requests that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.requests.max_capacity() - self.requests.capacity()
+    }
+
     /// One outcome a command, in their order.
     pub(crate) async fn commands(&self, commands: Vec<Bytes>) -> Vec<Outcome> {
         let number = commands.len();

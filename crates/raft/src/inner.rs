@@ -23,6 +23,7 @@ use crate::batcher::{Batcher, Outcome};
 use crate::clock::ClusterClock;
 use crate::data_dir::DataDir;
 use crate::errors::{AdminError, ProposeError};
+use crate::figures::{COMMAND, ClusterStats, READ_INDEX};
 use crate::forward::{ForwardError, Forwarder, KnownLeader};
 use crate::log_store::LogHandle;
 use crate::options::Options;
@@ -43,6 +44,9 @@ const LAST_ATTEMPT: Duration = Duration::from_millis(50);
 const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// How often the leader looks whether it still has a majority.
 const QUORUM_CHECK_EVERY: Duration = Duration::from_millis(50);
+
+/// How often consensus and the task that applies are asked whether they are alive.
+const PULSE_EVERY: Duration = Duration::from_millis(500);
 
 /// What the parts of a replica share.
 pub(crate) struct Inner {
@@ -71,6 +75,7 @@ pub(crate) struct Inner {
     pub(crate) out_of_service: AtomicBool,
     /// How the disk fares.
     pub(crate) disk: watch::Sender<DiskState>,
+    pub(crate) stats: ClusterStats,
     /// Membership changes are done one at a time.
     pub(crate) admin: tokio::sync::Mutex<()>,
     /// No new proposals are taken.
@@ -97,8 +102,10 @@ impl Inner {
                 Err(error) => vec![Err(error); number],
             };
         }
+        let mut counting = self.stats.forward(COMMAND, number);
         let outcomes = self.forwarder.commands(commands).await.into_iter();
         let outcomes = outcomes.map(|outcome| {
+            counting.came(&outcome);
             outcome.map_err(|error| match error {
                 ForwardError::NotLeader => ProposeError::NoLeader,
                 ForwardError::Unknown(cause) => ProposeError::Unknown { cause },
@@ -112,6 +119,25 @@ impl Inner {
             })
         });
         outcomes.collect()
+    }
+
+    /// The index that a linearizable read has to wait for, from the leader; `None`: it could not say.
+    pub(crate) async fn forward_read(&self) -> Option<u64> {
+        let mut counting = self.stats.forward(READ_INDEX, 1);
+        let index = self.forwarder.read_index().await;
+        counting.came(&index);
+        index.ok()
+    }
+
+    /// As leader: how long ago each other member last answered, those that never did left out.
+    pub(crate) fn peer_silence(&self) -> Vec<(u64, Duration)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heartbeat = metrics.heartbeat.iter().flatten();
+        heartbeat
+            .filter(|(id, _)| **id != metrics.id)
+            .filter_map(|(id, acked)| acked.as_ref().map(|acked| (*id, acked.elapsed())))
+            .collect()
     }
 
     /// Waits until it makes sense to ask again; false once there is no time left for that: an attempt that the deadline ends is one whose
@@ -253,6 +279,9 @@ impl Inner {
 /// Keeps what this node knows of leader and majority up to date, and notices when consensus has failed.
 pub(crate) async fn observe(node: Arc<Inner>) {
     let mut metrics = node.raft.metrics();
+    // The newest leader and term, and the newest term in which this node stood for election: what follows counts.
+    let mut led = None;
+    let mut stood = metrics.borrow_watched().vote.leader_id.term;
     loop {
         let fatal = {
             let metrics = metrics.borrow_and_update();
@@ -263,6 +292,16 @@ pub(crate) async fn observe(node: Arc<Inner>) {
                     .get_node(&id)
                     .map(|member| (id, member.clone()))
             });
+            let vote = &metrics.vote.leader_id;
+            if vote.term > stood && vote.voted_for == node.options.node_id {
+                stood = vote.term;
+                node.stats.elections.fetch_add(1, Ordering::Relaxed);
+            }
+            let leads_now = metrics.current_leader.map(|id| (id, metrics.current_term));
+            if leads_now.is_some() && leads_now != led {
+                led = leads_now;
+                node.stats.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
             node.leader.send_if_modified(|leader| {
                 let changed = *leader != known;
                 *leader = known;
@@ -286,6 +325,23 @@ pub(crate) async fn observe(node: Arc<Inner>) {
             () = node.stop.cancelled() => return,
             changed = metrics.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(QUORUM_CHECK_EVERY) => {}
+        }
+    }
+}
+
+/// Asks consensus, and through it the task that applies, for a sign of life, for as long as the node runs.
+pub(crate) async fn feel_pulse(node: Arc<Inner>) {
+    loop {
+        // Answered in its turn, between two runs of entries that are applied. It is waited for as long as it takes: how long it has
+        // been waited for is what says how they are.
+        let answer = node.raft.with_state_machine(|_| Box::pin(std::future::ready(())));
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            alive = answer => if alive.is_ok() { node.stats.pulse.beat() },
+        }
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            () = tokio::time::sleep(PULSE_EVERY) => {}
         }
     }
 }

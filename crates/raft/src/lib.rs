@@ -11,8 +11,10 @@ mod convert;
 mod data_dir;
 mod disk_watch;
 pub mod errors;
+mod figures;
 mod forward;
 mod free_space;
+pub mod histogram;
 mod inner;
 mod log_store;
 mod network;
@@ -29,6 +31,7 @@ pub mod types;
 
 pub use data_dir::DataDirError;
 pub use errors::{AdminError, ProposeError, ReadError};
+pub use figures::{Figures, SnapshotFigures};
 pub use log_store::errors::LogError;
 pub use options::{Options, Origin, TimeSource, Timing};
 pub use replica::{Replica, StartError};

@@ -1,7 +1,7 @@
 //! The node's view of consensus.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,8 +26,9 @@ use crate::batcher::{Batcher, BatcherTask, Outcome};
 use crate::clock::ClusterClock;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::errors::{AdminError, ProposeError, ReadError};
+use crate::figures::{ClusterStats, Figures};
 use crate::forward::{Forwarder, ForwarderTask};
-use crate::inner::{Inner, RaftHandle, observe, recover};
+use crate::inner::{Inner, RaftHandle, feel_pulse, observe, recover};
 use crate::log_store::LogStore;
 use crate::log_store::errors::LogError;
 use crate::network::{Network, PeerService};
@@ -150,6 +151,7 @@ impl Replica {
             agreement: agreement::Record::default(),
             out_of_service: AtomicBool::new(false),
             disk: watch::Sender::new(DiskState::Ok { free_bytes: None }),
+            stats: ClusterStats::default(),
             admin: tokio::sync::Mutex::new(()),
             closing: CancellationToken::new(),
             stop: stop.clone(),
@@ -208,6 +210,7 @@ impl Replica {
         tasks.spawn(office::run(inner.clone(), lead));
         tasks.spawn(observe(inner.clone()));
         tasks.spawn(recover(inner.clone()));
+        tasks.spawn(feel_pulse(inner.clone()));
         tasks.spawn(origin::run(inner.clone()));
         let contents = inner.state.contents().clone();
         tasks.spawn(contents.run(inner.stop.clone()));
@@ -350,7 +353,7 @@ impl Replica {
                 if inner.leads() {
                     inner.reads.index().await
                 } else {
-                    inner.forwarder.read_index().await.ok()
+                    inner.forward_read().await
                 }
             };
             match tokio::time::timeout_at(deadline, ask).await {
@@ -537,6 +540,49 @@ impl Replica {
             snapshot_index: metrics.snapshot.index().unwrap_or(0),
             purged_index: metrics.purged.index().unwrap_or(0),
             members,
+        }
+    }
+
+    /// Why consensus has failed for good on this node; `None`: it has not. See [`Replica::failed`].
+    pub fn failure(&self) -> Option<String> {
+        self.inner.failed.borrow().clone()
+    }
+
+    /// How long ago consensus and the task that applies last answered; they are asked twice a second.
+    pub fn silent_for(&self) -> Duration {
+        self.inner.stats.pulse.silent_for()
+    }
+
+    /// Whether the log can be written.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn log_is_writable(&self) -> Result<(), LogError> {
+        self.inner.log.check()
+    }
+
+    /// What this node has counted, for metrics. Cheap: some hundred loads, and no lock that an apply waits for.
+    pub fn figures(&self) -> Figures {
+        let inner = &self.inner;
+        let (log, state, cluster) = (inner.log.stats(), inner.state.stats(), &inner.stats);
+        Figures {
+            flush_micros: log.histograms().micros.read(),
+            flush_entries: log.histograms().entries.read(),
+            flush_bytes: log.histograms().bytes.read(),
+            slow_flushes: log.slow(),
+            apply_micros: state.apply_micros.read(),
+            entry_commands: state.entry_commands.read(),
+            slow_applies: state.slow_applies.load(Relaxed),
+            timer_micros: state.timer_micros.read(),
+            snapshots_built: state.built.read(),
+            snapshots_installed: state.installed.read(),
+            snapshot_bytes: state.snapshot_bytes.load(Relaxed),
+            forwarded: cluster.forwarded(),
+            elections: cluster.elections.load(Relaxed),
+            leader_changes: cluster.leader_changes.load(Relaxed),
+            waiting_commands: inner.batcher.waiting() as u64,
+            waiting_forwards: inner.forwarder.waiting() as u64,
+            peer_silence: inner.peer_silence(),
         }
     }
 

@@ -33,10 +33,15 @@ impl Machine {
     fn apply_decoded(&mut self, term: u64, batch: &Batch, entry: &[u8]) -> Vec<Answer> {
         self.state.time = self.state.time.max(batch.time);
         let revision = self.state.events.revision();
+        self.met.clear();
         let answers: Vec<_> = batch
             .commands
             .iter()
-            .map(|command| self.apply_command(term, command))
+            .map(|command| {
+                let answer = self.apply_command(term, command);
+                self.tally.command(command, &answer);
+                answer
+            })
             .collect();
         self.feed_hash(term, entry, &answers, revision);
         answers
@@ -149,6 +154,7 @@ impl Machine {
         if let Some(index) = &mut self.index {
             index.insert(circuit.name.clone(), id);
         }
+        self.state.census.enter(&circuit);
         self.state.circuits.insert(id, Arc::new(circuit));
         self.touched.push(id);
         self.emit(Some(id), event);

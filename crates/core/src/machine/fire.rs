@@ -80,7 +80,16 @@ impl Machine {
         {
             return;
         }
+        let until = self
+            .state
+            .circuits
+            .get(&id)
+            .and_then(|circuit| match circuit.state {
+                CircuitState::Open { until, .. } => until,
+                _ => None,
+            });
         if let Some(Some(transition)) = self.change(id, |circuit| circuit.half_open(now)) {
+            self.met.extend(until);
             self.emit_transition(id, transition, None);
         }
     }
@@ -93,9 +102,13 @@ impl Machine {
         let CircuitState::HalfOpen { permits, .. } = &circuit.state else {
             return;
         };
-        if circuit.generation != generation || permits.get(&permit).is_none_or(|until| *until > now) {
+        let Some(until) = permits.get(&permit).copied().filter(|until| *until <= now) else {
+            return;
+        };
+        if circuit.generation != generation {
             return;
         }
+        self.met.push(until);
         self.change(id, |circuit| {
             if let CircuitState::HalfOpen { permits, .. } = &mut circuit.state {
                 permits.remove(&permit);

@@ -25,6 +25,7 @@ use imbl::OrdMap;
 
 use self::index::Index;
 use self::moment::Moment;
+use crate::census::Census;
 use crate::circuit::{Circuit, State as CircuitState, Transition};
 use crate::command::{Bootstrap, CircuitId, ClusterId};
 use crate::event::{Cause, Event, EventKind};
@@ -34,6 +35,7 @@ use crate::name::CircuitName;
 use crate::policy::{EffectivePolicy, GlobalOptions, Policy};
 use crate::session::Session;
 use crate::snapshot::Frozen;
+use crate::tally::Tally;
 use crate::time::ClusterTime;
 use crate::timers::Timers;
 
@@ -58,6 +60,10 @@ pub struct Machine {
     touched: Vec<CircuitId>,
     /// What the entry being applied feeds to the hash; empty between entries.
     fed: Vec<u8>,
+    /// Deadlines that the newest entry met.
+    met: Vec<ClusterTime>,
+    /// What was applied, for metrics.
+    tally: Tally,
 }
 
 /// What a circuit inherits from the cluster, and what holds for one that has no options of its own.
@@ -97,6 +103,8 @@ pub(crate) struct State {
     pub(crate) generation_floor: u64,
     pub(crate) names: OrdMap<CircuitName, CircuitId>,
     pub(crate) circuits: OrdMap<CircuitId, Arc<Circuit>>,
+    /// Derived from `circuits`.
+    pub(crate) census: Census,
     pub(crate) sessions: OrdMap<u128, Arc<Session>>,
     pub(crate) events: EventLog,
     pub(crate) sweeps: Sweeps,
@@ -192,6 +200,8 @@ impl Machine {
             inherited: None,
             touched: Vec::new(),
             fed: Vec::new(),
+            met: Vec::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -211,8 +221,10 @@ impl Machine {
     fn change<T>(&mut self, id: CircuitId, change: impl FnOnce(&mut Circuit) -> T) -> Option<T> {
         let circuit = self.state.circuits.get_mut(&id)?;
         self.timers.disarm(id, circuit);
+        self.state.census.leave(circuit);
         let circuit = Arc::make_mut(circuit);
         let result = change(circuit);
+        self.state.census.enter(circuit);
         self.timers.arm(id, circuit);
         self.touched.push(id);
         Some(result)
@@ -222,6 +234,7 @@ impl Machine {
     fn remove(&mut self, id: CircuitId) -> Option<Arc<Circuit>> {
         let circuit = self.state.circuits.remove(&id)?;
         self.timers.disarm(id, &circuit);
+        self.state.census.leave(&circuit);
         self.state.names.remove(&circuit.name);
         if let Some(index) = &mut self.index {
             index.remove(&circuit.name);
@@ -254,12 +267,28 @@ impl Machine {
     /// Appends an event to the log, and remembers it as the circuit's newest.
     fn emit(&mut self, id: Option<CircuitId>, event: Event) {
         let revision = event.revision;
+        self.tally.event(&event);
         self.state.events.push(event, &self.state.limits());
         if let Some(id) = id
             && let Some(circuit) = self.state.circuits.get_mut(&id)
         {
             Arc::make_mut(circuit).revision = revision;
         }
+    }
+
+    /// What this machine has applied, and the one before it.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Goes on counting where the machine counted whose place this one takes.
+    pub fn continue_tally(&mut self, of: &Self) {
+        self.tally = of.tally.clone();
+    }
+
+    /// The deadlines of openings and probes that ended with the newest entry, in the order in which they were fired.
+    pub fn deadlines_met(&self) -> &[ClusterTime] {
+        &self.met
     }
 
     /// The cluster's id; `None` before its first command.

@@ -4,6 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Machine;
+use crate::census::Census;
 use crate::circuit::{Circuit, State as CircuitState, StateName};
 use crate::command::CircuitId;
 use crate::event::Event;
@@ -155,6 +156,11 @@ impl Machine {
         self.state.circuits.len() as u64
     }
 
+    /// Registered circuits by state. O(1).
+    pub fn census(&self) -> Census {
+        self.state.census
+    }
+
     /// Sessions that are remembered.
     pub fn session_count(&self) -> u64 {
         self.state.sessions.len() as u64
@@ -168,6 +174,11 @@ impl Machine {
     /// Revision of the oldest event that is kept; `revision() + 1` if none is.
     pub fn oldest_revision(&self) -> u64 {
         self.state.events.oldest()
+    }
+
+    /// What the events that are kept count against [`Limits::max_event_bytes`].
+    pub fn event_bytes(&self) -> u64 {
+        self.state.events.bytes()
     }
 
     /// At most `max` events after revision `after`; none when there are none yet, also when `after` is ahead of this node.

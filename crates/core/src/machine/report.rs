@@ -15,9 +15,15 @@ impl Machine {
         if let Some(stamp) = &batch.session
             && let Some(reply) = self.repeated(stamp)?
         {
+            self.tally.repeat();
             return Ok(Reply::Reported(reply));
         }
-        let items = batch.items.iter().map(|item| self.report_item(item)).collect();
+        let items = batch.items.iter().map(|item| {
+            let reply = self.report_item(item);
+            self.tally.item(&item.summary, &reply);
+            reply
+        });
+        let items = items.collect();
         let reply = BatchReply {
             revision: self.state.events.revision(),
             items,
@@ -79,6 +85,7 @@ impl Machine {
             global,
             time,
             circuits,
+            census,
             events,
             ..
         } = &mut self.state;
@@ -91,6 +98,7 @@ impl Machine {
         let own = circuit.own.as_deref().map(|own| inherited.deciding(own));
         let policy = own.as_ref().unwrap_or(&inherited.effective);
         self.timers.disarm(id, circuit);
+        census.leave(circuit);
         let circuit = Arc::make_mut(circuit);
         let before = Moment::of(circuit);
         let metadata = merged(&circuit.metadata, &item.metadata);
@@ -103,6 +111,7 @@ impl Machine {
             *time,
         );
         let after = Moment::of(circuit);
+        census.enter(circuit);
         self.timers.arm(id, circuit);
         self.touched.push(id);
 
@@ -135,6 +144,7 @@ impl Machine {
                     ..shown.draft(kind, Cause::Request, circuit, events.revision(), *time)
                 };
                 circuit.revision = event.revision;
+                self.tally.event(&event);
                 events.push(event, &limits);
             }
         }
@@ -145,6 +155,7 @@ impl Machine {
                 ..transition.event(circuit, events.revision(), *time)
             };
             circuit.revision = event.revision;
+            self.tally.event(&event);
             events.push(event, &limits);
         }
         ItemReply::Counted {

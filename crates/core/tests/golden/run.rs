@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use brama_core::census::Census;
+use brama_core::circuit::StateName;
 use brama_core::command::Due;
 use brama_core::limits::MAX_FIRE;
 use brama_core::query::{CircuitStatus, ListQuery};
@@ -18,7 +20,8 @@ use crate::{commands, show};
 /// With each command it is checked that
 /// - a refused command changes nothing that can be seen, and raises no event,
 /// - what `precheck` refuses is refused by `apply` too, in the same words,
-/// - a replica that is written to a snapshot and read back before each command has the same hash and the same answers.
+/// - a replica that is written to a snapshot and read back before each command has the same hash and the same answers,
+/// - the census is that of the circuits.
 pub(crate) struct Script {
     pub(crate) machine: Machine,
     replica: Machine,
@@ -78,6 +81,7 @@ impl Script {
             assert!(self.visible() == before, "a refused command changed something");
         }
         self.replicate(&batch, &answer);
+        self.count();
         let mut lines = Vec::new();
         let reply = show::reply(&answer?);
         if !reply.is_empty() {
@@ -105,6 +109,26 @@ impl Script {
             self.replica.freeze().content_hash(),
             self.machine.freeze().content_hash()
         );
+    }
+
+    /// The census is that of the circuits, also in a machine that was read from a snapshot.
+    fn count(&self) {
+        let everything = ListQuery {
+            limit: usize::MAX,
+            ..ListQuery::default()
+        };
+        let mut counted = Census::default();
+        for circuit in self.machine.list(&everything) {
+            match circuit.state {
+                StateName::Closed => counted.closed += 1,
+                StateName::Open => counted.open += 1,
+                StateName::HalfOpen => counted.half_open += 1,
+            }
+            counted.permits += u64::from(circuit.probes_in_flight);
+        }
+        assert_eq!(self.machine.census(), counted);
+        assert_eq!(self.replica.census(), counted);
+        assert_eq!(self.machine.freeze().reader().census(), counted);
     }
 
     /// Fires what is due now, until nothing is, as a leader does.

@@ -1,7 +1,5 @@
 //! `brama.v1.Cluster`.
 
-use std::sync::atomic::Ordering;
-
 use tonic::{Request, Response, Status};
 
 use brama_proto::v1;
@@ -47,7 +45,7 @@ impl Cluster for Api {
             circuits,
             sessions,
             oldest_revision,
-            subscribers: u64::from(self.subscribers.load(Ordering::Relaxed)),
+            subscribers: self.subscribers.count() as u64,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             agreement: Some(self.agreement()),
         }))

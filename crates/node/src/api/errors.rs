@@ -16,6 +16,28 @@ use brama_proto::v1;
 use brama_raft::{AdminError, ProposeError, ReadError};
 
 const DOMAIN: &str = "brama";
+/// Every reason that an error can have.
+pub(crate) const REASONS: [&str; 19] = [
+    "ALREADY_REGISTERED",
+    "CIRCUIT_NOT_FOUND",
+    "CURSOR_FOREIGN",
+    "EVENTS_COMPACTED",
+    "INVALID_ARGUMENT",
+    "NOT_CAUGHT_UP",
+    "NO_LEADER",
+    "NO_ROOM",
+    "OUTCOME_UNKNOWN",
+    "OVERLOADED",
+    "REFUSED",
+    "REQUEST_TOO_LARGE",
+    "RESUME_ELSEWHERE",
+    "SESSION_EXPIRED",
+    "STALE_SEQUENCE",
+    "STOPPING",
+    "TOO_MANY_CIRCUITS",
+    "TOO_MANY_SESSIONS",
+    "TOO_MANY_SUBSCRIBERS",
+];
 /// Bytes of a message; each may become three on the way, and a field's problem is told twice.
 const MAX_TEXT_BYTES: usize = 768;
 /// Bytes of a circuit that is attached; its texts without metadata have less.
@@ -35,11 +57,15 @@ pub(crate) fn with_metadata(
     message: impl Into<String>,
     metadata: HashMap<String, String>,
 ) -> Status {
-    Status::with_error_details(
-        code,
-        cut(message),
-        ErrorDetails::with_error_info(reason, DOMAIN, metadata),
-    )
+    Status::with_error_details(code, cut(message), info(reason, metadata))
+}
+
+fn info(reason: &str, metadata: impl Into<HashMap<String, String>>) -> ErrorDetails {
+    debug_assert!(
+        REASONS.contains(&reason),
+        "{reason} is in the list, so that it is counted"
+    );
+    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
 }
 
 /// A field that has to be mended.
@@ -50,7 +76,7 @@ pub(crate) fn invalid(field: &str, problem: &str) -> Status {
 fn violation(reason: &str, field: &str, problem: &str) -> Status {
     let problem = cut(problem);
     let metadata = [("field".to_owned(), field.to_owned())];
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+    let mut details = info(reason, metadata);
     details.add_bad_request_violation(field, &problem);
     Status::with_error_details(Code::InvalidArgument, format!("{field} {problem}"), details)
 }
@@ -66,7 +92,7 @@ fn cut(text: impl Into<String>) -> String {
 }
 
 fn passing(code: Code, reason: &str, message: impl Into<String>) -> Status {
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    let mut details = info(reason, HashMap::new());
     details.set_retry_info(Some(RETRY_DELAY));
     Status::with_error_details(code, cut(message), details)
 }

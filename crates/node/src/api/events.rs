@@ -1,8 +1,6 @@
 //! `brama.v1.Events`.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
@@ -21,6 +19,7 @@ use brama_proto::v1;
 
 use super::{Api, errors};
 use crate::filter::Filter;
+use crate::subscribers::{Position, Seat};
 use crate::subscription::{Delivery, Ended, Selection, Subscription};
 
 /// Circuits in one message of a snapshot.
@@ -44,7 +43,7 @@ impl Events for Api {
         let cluster = self.cluster_id()?;
         let position = self.position(cluster, message.from)?;
         let api = self.clone();
-        let deliveries = self.subscription(selection, position).stream();
+        let deliveries = self.subscription(selection, position, place.position()).stream();
         let messages = deliveries.map(move |delivery| {
             let _held = &place;
             api.message(cluster, delivery.map_err(|ended| status(cluster, ended))?)
@@ -93,7 +92,7 @@ impl Events for Api {
             }))
         });
         let api = self.clone();
-        let deliveries = self.subscription(selection, revision).stream();
+        let deliveries = self.subscription(selection, revision, place.position()).stream();
         let events = deliveries
             .map(move |delivery| api.message(cluster, delivery.map_err(|ended| status(cluster, ended))?));
         let events = if message.snapshot_only {
@@ -115,12 +114,13 @@ impl Events for Api {
 }
 
 impl Api {
-    fn subscription(&self, selection: Selection, position: u64) -> Subscription {
+    fn subscription(&self, selection: Selection, position: u64, shown: Position) -> Subscription {
         Subscription {
             replica: self.replica.clone(),
             news: self.news.clone(),
             selection,
             position,
+            shown,
             progress_interval: self.progress_interval,
             quorum: self.quorum.clone(),
             end: self.end_streams.clone(),
@@ -164,23 +164,12 @@ impl Api {
     }
 
     /// A subscriber's place, given back when it is dropped.
-    fn take_place(&self) -> Result<Place, Status> {
-        let taken = self.subscribers.fetch_add(1, Ordering::Relaxed);
-        let place = Place(self.subscribers.clone());
-        if taken >= self.max_subscribers {
-            let limit = u64::from(self.max_subscribers);
+    fn take_place(&self) -> Result<Seat, Status> {
+        self.subscribers.take().ok_or_else(|| {
+            let limit = u64::from(self.subscribers.limit());
             let text = format!("this node carries {limit} subscribers, its limit: try another node");
-            return Err(errors::limit_reached("TOO_MANY_SUBSCRIBERS", limit, text));
-        }
-        Ok(place)
-    }
-}
-
-struct Place(Arc<AtomicU32>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+            errors::limit_reached("TOO_MANY_SUBSCRIBERS", limit, text)
+        })
     }
 }
 

@@ -8,7 +8,6 @@ mod shared_events;
 mod stream;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -30,9 +29,14 @@ use brama_proto::v1::circuits_server::CircuitsServer;
 use brama_proto::v1::cluster_server::ClusterServer;
 use brama_raft::Replica;
 
+pub(crate) use self::errors::REASONS;
+use crate::metrics::requests::Requests;
 use crate::news::News;
 use crate::server::Front;
+use crate::subscribers::Subscribers;
 
+/// What the services say of themselves.
+pub(crate) const DESCRIPTORS: [&[u8]; 2] = [brama_proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
 /// Beyond this tonic does not even read a request; up to here the answer can say what the limit is.
 const MAX_READ_BYTES: usize = 8 * MAX_REQUEST_BYTES;
 /// How long a call may take when the caller names no deadline.
@@ -48,13 +52,13 @@ const ANSWER_BEFORE: Duration = Duration::from_millis(100);
 pub struct Api {
     pub(crate) replica: Replica,
     pub(crate) cluster_name: String,
-    /// Subscriptions that this node carries at most.
-    pub(crate) max_subscribers: u32,
-    pub(crate) subscribers: Arc<AtomicU32>,
+    pub(crate) subscribers: Subscribers,
     /// Tells its subscribers when there is something for them.
     pub(crate) news: News,
     /// What its subscribers are sent.
     shared_events: shared_events::SharedEvents,
+    /// Where refusals are counted that the port for clients does not see.
+    pub(crate) requests: Arc<Requests>,
     pub(crate) progress_interval: Duration,
     /// Whether this node is in touch with a majority.
     pub(crate) quorum: watch::Receiver<bool>,
@@ -68,19 +72,19 @@ impl Api {
         replica: Replica,
         news: News,
         cluster_name: String,
-        max_subscribers: u32,
+        subscribers: Subscribers,
+        requests: Arc<Requests>,
         progress_interval: Duration,
         quorum: watch::Receiver<bool>,
         end_streams: CancellationToken,
     ) -> Self {
-        let subscribers = Arc::default();
         Self {
             replica,
             news,
             cluster_name,
-            max_subscribers,
             subscribers,
             shared_events: shared_events::SharedEvents::new(),
+            requests,
             progress_interval,
             quorum,
             end_streams,
@@ -96,10 +100,12 @@ impl Api {
         health: HealthServer<HealthService>,
     ) -> Result<Front, tonic_reflection::server::Error> {
         let descriptors = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(brama_proto::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            let builder = tonic_reflection::server::Builder::configure();
+            DESCRIPTORS.into_iter().fold(builder, |builder, set| {
+                builder.register_encoded_file_descriptor_set(set)
+            })
         };
+        let requests = self.requests.clone();
         let circuits = CircuitsServer::new(self.clone()).max_decoding_message_size(MAX_READ_BYTES);
         let others = Routes::new(EventsServer::new(self.clone()).max_decoding_message_size(MAX_READ_BYTES))
             .add_service(ClusterServer::new(self).max_decoding_message_size(MAX_READ_BYTES))
@@ -108,7 +114,11 @@ impl Api {
             .add_service(health)
             .prepare()
             .into_axum_router();
-        Ok(Front { circuits, others })
+        Ok(Front {
+            circuits,
+            others,
+            requests,
+        })
     }
 
     /// The message of a request, unless it is too large, and the deadline of the call.

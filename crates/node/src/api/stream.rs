@@ -155,7 +155,7 @@ async fn answer_all(api: Api, group: Vec<v1::ReportRequest>) -> Vec<v1::ReportSt
         });
         v1::ReportStreamResponse {
             sequence,
-            result: Some(answer.map_or_else(|status| Answer::Error(shown(&status)), Answer::Response)),
+            result: Some(answer.map_or_else(|status| Answer::Error(shown(&api, &status)), Answer::Response)),
         }
     });
     answers.collect()
@@ -166,13 +166,13 @@ fn read(request: v1::ReportRequest) -> Result<Command, Status> {
     convert::report(request).map_err(errors::refusal)
 }
 
-fn shown(status: &Status) -> v1::ReportError {
+fn shown(api: &Api, status: &Status) -> v1::ReportError {
+    let info = status.get_details_error_info();
+    let reason = info.map(|info| info.reason).unwrap_or_default();
+    api.requests.refused(&reason);
     v1::ReportError {
         code: status.code().into(),
-        reason: status
-            .get_details_error_info()
-            .map(|info| info.reason)
-            .unwrap_or_default(),
+        reason,
         message: status.message().to_owned(),
     }
 }

@@ -7,6 +7,9 @@
     reason = "a test may panic, its modules are its own, and each test file uses some of this"
 )]
 
+pub mod http;
+pub mod scrape;
+
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;

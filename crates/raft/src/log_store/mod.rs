@@ -287,6 +287,14 @@ impl LogHandle {
         self.shared.pressure.close();
     }
 
+    /// Whether the log can be written.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub(crate) fn check(&self) -> Result<(), LogError> {
+        self.shared.tail.lock().check()
+    }
+
     /// What the flushes cost.
     pub(crate) fn stats(&self) -> Arc<FlushStats> {
         self.shared.stats.clone()

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::figures::FlushHistograms;
+
 /// Counters of the log's flushes since it was opened. Reading them is wait-free.
 #[derive(Debug, Default)]
 pub(crate) struct FlushStats {
@@ -12,6 +14,8 @@ pub(crate) struct FlushStats {
     last_micros: AtomicU64,
     longest_micros: AtomicU64,
     total_micros: AtomicU64,
+    slow: AtomicU64,
+    histograms: FlushHistograms,
 }
 
 impl FlushStats {
@@ -45,6 +49,20 @@ impl FlushStats {
         Duration::from_micros(self.total_micros.load(Relaxed))
     }
 
+    /// How many took so long that it was logged.
+    pub(crate) fn slow(&self) -> u64 {
+        self.slow.load(Relaxed)
+    }
+
+    /// How the flushes are spread.
+    pub(crate) fn histograms(&self) -> &FlushHistograms {
+        &self.histograms
+    }
+
+    pub(super) fn record_slow(&self) {
+        self.slow.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn record(&self, entries: u64, bytes: u64, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.flushes.fetch_add(1, Relaxed);
@@ -53,5 +71,8 @@ impl FlushStats {
         self.last_micros.store(micros, Relaxed);
         self.longest_micros.fetch_max(micros, Relaxed);
         self.total_micros.fetch_add(micros, Relaxed);
+        self.histograms.micros.observe(micros);
+        self.histograms.entries.observe(entries);
+        self.histograms.bytes.observe(bytes);
     }
 }

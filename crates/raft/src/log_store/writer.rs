@@ -295,6 +295,7 @@ impl Writer {
         let entries = group.entries();
         self.stats.record(entries, group.bytes as u64, took);
         if took >= SLOW {
+            self.stats.record_slow();
             tracing::warn!(
                 took_ms = took.as_millis(),
                 entries,

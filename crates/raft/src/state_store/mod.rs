@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
@@ -26,6 +27,7 @@ use brama_core::Machine;
 
 use crate::agreement::{Contents, History};
 use crate::clock::ClusterClock;
+use crate::figures::StateStats;
 use crate::status::Applied;
 use crate::types::{Answers, LogId, Member, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -57,6 +59,7 @@ pub(crate) struct SharedState {
     /// How many snapshots have replaced the state since the start.
     installed: watch::Sender<u64>,
     contents: Contents,
+    stats: Arc<StateStats>,
 }
 
 /// See [`SharedState::standing`].
@@ -95,6 +98,11 @@ impl SharedState {
     /// Follows how far the state is.
     pub(crate) fn applied(&self) -> watch::Receiver<Applied> {
         self.applied.subscribe()
+    }
+
+    /// What applying and snapshots cost.
+    pub(crate) fn stats(&self) -> &StateStats {
+        &self.stats
     }
 
     /// The newest applied log index, and the rolling hash of the state after it.
@@ -217,7 +225,10 @@ impl StateStore {
             applied,
             installed: watch::Sender::new(0),
             contents,
+            stats: Arc::default(),
         };
+        let bytes = current.as_ref().map_or(0, |(_, file)| file.bytes());
+        shared.stats.snapshot_bytes.store(bytes, Relaxed);
         shared.publish();
         let (publish_newest, newest) = watch::channel(None);
         Ok(Self {
@@ -252,11 +263,12 @@ impl StateStore {
         let started = Instant::now();
         let term = entry.log_id.leader_id.term;
         let mut answers = Answers::default();
+        let mut events = 0;
         match entry.payload {
             EntryPayload::Blank => self.shared.inner.write().reach(entry.log_id),
             EntryPayload::Normal(payload) => {
                 let mut inner = self.shared.inner.write();
-                let before = inner.machine.time();
+                let (before, seen) = (inner.machine.time(), inner.machine.revision());
                 let applied = inner.machine.apply_entry(term, &payload.0);
                 // An entry that cannot be read was committed by a majority; to skip it would be to diverge from them.
                 answers.answers = applied.map_err(|error| {
@@ -266,7 +278,12 @@ impl StateStore {
                     )
                 })?;
                 answers.revision = inner.machine.revision();
+                events = answers.revision - seen;
                 inner.reach(entry.log_id);
+                // Only the leader's timers can be late: elsewhere an entry is as late as it comes.
+                if responder.is_some() {
+                    self.note_lateness(&inner.machine);
+                }
                 let time = inner.machine.time();
                 let contents = &self.shared.contents;
                 let frozen = contents.is_position(before, time).then(|| inner.machine.freeze());
@@ -275,6 +292,8 @@ impl StateStore {
                     contents.offer(entry.log_id.index, frozen);
                 }
                 self.clock.applied(time);
+                let commands = answers.answers.len() as u64;
+                self.shared.stats.entry_commands.observe(commands);
             }
             EntryPayload::Membership(membership) => {
                 let mut inner = self.shared.inner.write();
@@ -284,8 +303,16 @@ impl StateStore {
             }
         }
         let took = started.elapsed();
+        self.shared.stats.apply_micros.observe_micros(took);
         if took > SLOW_APPLY {
-            tracing::warn!(log_id = %entry.log_id, ?took, answers = answers.answers.len(), "an apply was slow");
+            self.shared.stats.slow_applies.fetch_add(1, Relaxed);
+            tracing::warn!(
+                took_ms = took.as_millis(),
+                index = entry.log_id.index,
+                commands = answers.answers.len(),
+                events,
+                "applying a log entry took long: reports and reads of this node waited for it; is the machine overloaded, or out of memory?"
+            );
         }
         if let Some(responder) = responder {
             // Whoever gets the answer may look at the state at once, also through another call on this node.
@@ -293,6 +320,19 @@ impl StateStore {
             responder.send(answers);
         }
         Ok(())
+    }
+
+    fn note_lateness(&self, machine: &Machine) {
+        let met = machine.deadlines_met();
+        if !met.is_empty() {
+            let now = self.clock.now();
+            for deadline in met {
+                self.shared
+                    .stats
+                    .timer_micros
+                    .observe_micros(now.since(*deadline));
+            }
+        }
     }
 }
 
@@ -323,6 +363,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             shared: self.shared.clone(),
             stop: self.stop.clone(),
             publish_newest: self.publish_newest.clone(),
+            stats: self.shared.stats.clone(),
         }
     }
 
@@ -332,7 +373,8 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
         let mut attempts = 0;
-        let (file, head, machine) = loop {
+        let (file, head, mut machine, took) = loop {
+            let started = Instant::now();
             let (folder, snapshot) = (self.folder.clone(), snapshot.clone());
             let kept = tokio::task::spawn_blocking(move || {
                 let (head, frozen) = snapshot.load()?;
@@ -340,7 +382,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
                 Ok::<_, SnapshotFileError>((file, head, Machine::thaw(frozen)))
             });
             match kept.await.map_err(io::Error::other)? {
-                Ok(kept) => break kept,
+                Ok((file, head, machine)) => break (file, head, machine, started.elapsed()),
                 Err(error) => wait_for_room(error, &mut attempts, &self.stop).await?,
             }
         };
@@ -353,6 +395,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         let time = machine.time();
         {
             let mut inner = self.shared.inner.write();
+            machine.continue_tally(&inner.machine);
             inner.machine = machine;
             inner.last_applied = head.meta.last_log_id;
             inner.membership = head.meta.last_membership.clone();
@@ -367,6 +410,15 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         self.clock.applied(time);
         self.shared.publish();
         self.shared.installed.send_modify(|installed| *installed += 1);
+        let bytes = file.bytes();
+        self.shared.stats.installed.record(took, bytes);
+        self.shared.stats.snapshot_bytes.store(bytes, Relaxed);
+        tracing::info!(
+            bytes,
+            took_ms = took.as_millis(),
+            index = head.meta.last_log_id.map(|id| id.index),
+            "installed a snapshot"
+        );
         self.current = Some((head.meta, file));
         Ok(())
     }
@@ -383,6 +435,7 @@ pub(crate) struct SnapshotBuilder {
     shared: SharedState,
     stop: CancellationToken,
     publish_newest: watch::Sender<Option<(SnapshotMeta, SnapshotFile)>>,
+    stats: Arc<StateStats>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -401,7 +454,15 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             });
             match written.await.map_err(io::Error::other)? {
                 Ok((meta, file)) => {
-                    tracing::info!(bytes = file.bytes(), took = ?started.elapsed(), "wrote a snapshot");
+                    let (took, bytes) = (started.elapsed(), file.bytes());
+                    self.stats.built.record(took, bytes);
+                    self.stats.snapshot_bytes.store(bytes, Relaxed);
+                    tracing::info!(
+                        bytes,
+                        took_ms = took.as_millis(),
+                        index = meta.last_log_id.map(|id| id.index),
+                        "wrote a snapshot"
+                    );
                     break (meta, file);
                 }
                 Err(error) => wait_for_room(error, &mut attempts, &self.stop).await?,
