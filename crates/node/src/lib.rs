@@ -15,4 +15,5 @@ mod server;
 mod subscription;
 pub mod timers;
 
+pub use brama_raft::BROKEN_ON_PURPOSE;
 pub use lifecycle::Node;

@@ -50,6 +50,9 @@ impl Cluster for Api {
             subscribers: u64::from(self.subscribers.load(Ordering::Relaxed)),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             agreement: Some(self.agreement()),
+            voted_term: status.voted_term,
+            voted_for: status.voted_for,
+            vote_won: status.vote_won,
         }))
     }
 
