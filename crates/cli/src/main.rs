@@ -18,7 +18,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A circuit breaker that a whole fleet shares
 #[derive(Parser, Debug)]
-#[command(name = "brama", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "brama", version = VERSION, propagate_version = true, max_term_width = 100)]
 struct Brama {
     #[command(subcommand)]
     command: Command,
@@ -36,6 +36,16 @@ enum Command {
     #[command(flatten)]
     Client(ClientCommand),
 }
+
+/// A build that is broken on purpose says so wherever it says its name.
+const VERSION: &str = if brama_node::BROKEN_ON_PURPOSE.is_some() {
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        ", BROKEN ON PURPOSE: it loses what it acknowledges"
+    )
+} else {
+    env!("CARGO_PKG_VERSION")
+};
 
 fn main() -> ExitCode {
     exit::finish(match Brama::parse().command {

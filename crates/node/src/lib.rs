@@ -20,4 +20,5 @@ mod subscribers;
 mod subscription;
 pub mod timers;
 
+pub use brama_raft::BROKEN_ON_PURPOSE;
 pub use lifecycle::Node;

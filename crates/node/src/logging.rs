@@ -39,7 +39,7 @@ pub fn init(config: &LogConfig) -> Result<(), LoggingError> {
 }
 
 /// Libraries whose lines at `info` and below are for those who work on them.
-const CHATTY: [&str; 5] = ["openraft", "sled", "h2", "hyper_util", "tower"];
+const CHATTY: [&str; 4] = ["openraft", "h2", "hyper_util", "tower"];
 
 /// The level for us, and warnings from [`CHATTY`] libraries; a directive that names one of them (`info,openraft=info`) still counts.
 fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {

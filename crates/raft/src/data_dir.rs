@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use brama_core::command::ClusterId;
 
-use crate::log_store::{self, errors::LogError};
+use crate::log_store::{self, LogIdentity, errors::LogError};
 use crate::types::Incarnation;
 
 /// Version of the directory's layout.
@@ -46,6 +46,8 @@ pub(crate) struct Identity {
     pub(crate) node_id: u64,
     /// Drawn when the directory was made: a node that lost its data does not pass for its former self.
     pub(crate) incarnation: Incarnation,
+    /// The log beside it: one that belongs to other data must not pass for it.
+    pub(crate) log: LogIdentity,
     /// The name that people give the cluster.
     pub(crate) cluster_name: String,
     /// `None` until the node belongs to a cluster.
@@ -299,13 +301,14 @@ fn make(path: &Path, node_id: u64, cluster_name: &str) -> Result<Identity, DataD
         // The rest of a first start that was cut short: no node ever used it.
         fs::remove_dir_all(&new_log).map_err(failed("remove", &new_log))?;
     }
-    log_store::create(&new_log)?;
+    let log = log_store::create(&new_log)?;
     fs::create_dir_all(&snapshots).map_err(failed("create", &snapshots))?;
     sync_folder(path)?;
     let incarnation = Incarnation(rand::random());
     let identity = Identity {
         node_id,
         incarnation,
+        log,
         cluster_name: cluster_name.to_owned(),
         cluster_id: None,
     };
@@ -341,6 +344,7 @@ struct IdentityFile {
     format_version: u32,
     node_id: u64,
     incarnation: String,
+    log: String,
     cluster_name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster_id: Option<String>,
@@ -360,10 +364,11 @@ impl IdentityFile {
             format_version,
             node_id,
             incarnation,
+            log,
             cluster_name,
             ..
         } = self;
-        let text = format!("{format_version}\n{node_id}\n{incarnation}\n{cluster}\n{cluster_name}");
+        let text = format!("{format_version}\n{node_id}\n{incarnation}\n{log}\n{cluster}\n{cluster_name}");
         format!("{:016x}", xxh3_64(text.as_bytes()))
     }
 }
@@ -397,6 +402,7 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
     Ok(Some(Identity {
         node_id: stored.node_id,
         incarnation: Incarnation(number(&stored.incarnation)?),
+        log: number(&stored.log)?.to_be_bytes(),
         cluster_id: stored
             .cluster_id
             .as_deref()
@@ -413,6 +419,7 @@ fn write_identity(folder: &Path, identity: &Identity) -> Result<(), DataDirError
         format_version: FORMAT_VERSION,
         node_id: identity.node_id,
         incarnation: identity.incarnation.to_string(),
+        log: hex::encode(identity.log),
         cluster_name: identity.cluster_name.clone(),
         cluster_id: identity.cluster_id.map(|id| id.to_string()),
         checksum: String::new(),

@@ -1,6 +1,6 @@
-//! Consensus and storage of a node: openraft on sled, with cluster time.
+//! Consensus and storage of a node: openraft on a journal, with cluster time.
 //!
-//! The only crate that knows openraft or sled. The node sees a [`Replica`]: it proposes commands (from whatever node), waits for
+//! The only crate that knows openraft. The node sees a [`Replica`]: it proposes commands (from whatever node), waits for
 //! reads to be allowed, and reads the local copy of the state.
 
 mod admin;
@@ -28,6 +28,13 @@ mod replica;
 mod state_store;
 mod status;
 pub mod types;
+
+/// What this build does wrong, so that a test can show that it would notice; `None` in every other build.
+pub const BROKEN_ON_PURPOSE: Option<&str> = if cfg!(feature = "mutant-no-fdatasync") {
+    Some("BROKEN ON PURPOSE: this build acknowledges what is not on disk (mutant-no-fdatasync)")
+} else {
+    None
+};
 
 pub use data_dir::DataDirError;
 pub use errors::{AdminError, ProposeError, ReadError};

@@ -101,6 +101,9 @@ pub(crate) fn raft_config(options: &Options) -> Result<openraft::Config, StartEr
         quorum_loss_probe_interval: Some(2 * election_max),
         // The state is in memory: a restarted leader must not serve one that is older than what it acknowledged.
         enable_leader_restore: Some(false),
+        // A node that comes back with less than it acknowledged (an old copy of its directory) gets the rest again. Otherwise the leader
+        // would take that for its own mistake, and one leader after the other would end.
+        allow_log_reversion: Some(true),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
         max_in_snapshot_log_to_keep: options.keep_entries,
         // A snapshot may take this long on its way.

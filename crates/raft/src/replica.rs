@@ -105,8 +105,10 @@ impl Replica {
             let contents = Contents::new(options.compare_interval * agreement::PERIOD);
             tokio::task::spawn_blocking(move || {
                 let data_dir = DataDir::open(&path, id, &name)?;
-                let log_store = LogStore::open(&data_dir.log_path())?;
+                let identity = data_dir.identity();
+                let log_store = LogStore::open(&data_dir.log_path(), &identity.log)?;
                 let state_store = StateStore::open(data_dir.snapshots_path(), clock, contents, stop)?;
+                state_store.check(log_store.purged(), identity.cluster_id)?;
                 Ok::<_, StartError>((data_dir, log_store, state_store))
             })
         };
@@ -524,6 +526,10 @@ impl Replica {
                     }),
             })
             .collect();
+        let vote = self.inner.log.vote();
+        let (voted_term, voted_for) =
+            vote.map_or((0, 0), |vote| (vote.leader_id.term, vote.leader_id.voted_for));
+        let vote_won = vote.is_some_and(|vote| vote.committed);
         ClusterStatus {
             role: match metrics.state {
                 ServerState::Leader => Role::Leader,
@@ -539,6 +545,9 @@ impl Replica {
             applied_index: self.inner.state.applied().borrow().index,
             snapshot_index: metrics.snapshot.index().unwrap_or(0),
             purged_index: metrics.purged.index().unwrap_or(0),
+            voted_term,
+            voted_for,
+            vote_won,
             members,
         }
     }

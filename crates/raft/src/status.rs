@@ -34,6 +34,9 @@ pub struct ClusterStatus {
     pub applied_index: u64,
     pub snapshot_index: u64,
     pub purged_index: u64,
+    pub voted_term: u64,
+    pub voted_for: u64,
+    pub vote_won: bool,
     pub members: Vec<MemberStatus>,
 }
 

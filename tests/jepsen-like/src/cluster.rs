@@ -10,6 +10,7 @@ use rand::Rng;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use crate::disk::Disk;
 use crate::node::{Node, NodeSpec};
 use crate::rpc::{Nodes, answer, timed};
 
@@ -30,12 +31,25 @@ pub struct ClusterOptions {
     pub settings: Vec<Setting>,
     /// Environment of single nodes, by id.
     pub env: Vec<(u64, Vec<(String, String)>)>,
+    /// Each node's data is on a [`Disk`] of its own, of so many MiB. Only root can have that.
+    pub disk_mib: Option<u32>,
+}
+
+/// At which moment the power goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The processes are stopped first (SIGSTOP), so what they had asked of the disk is complete or was not begun.
+    BetweenWrites,
+    /// The disks go first, in the middle of whatever they were doing; the processes notice, or not, until they are killed.
+    InTheMiddle,
 }
 
 /// Nodes 1, 2, 3 and maybe more. Dropping it kills them, and removes the folder unless it was kept.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
+    /// By position; none if the data is in the folder. After the nodes: they are killed before their disks go.
+    disks: Vec<Disk>,
     folder: TempDir,
     binary: PathBuf,
     settings: Vec<Setting>,
@@ -60,6 +74,7 @@ impl Cluster {
             .tempdir_in(under)?;
         let mut cluster = Self {
             nodes: Vec::new(),
+            disks: Vec::new(),
             folder,
             binary: find_binary()?,
             settings: options.settings,
@@ -75,6 +90,13 @@ impl Cluster {
             ])
         });
         let members: Vec<toml::Table> = members.collect();
+        if let Some(mib) = options.disk_mib {
+            for node in &cluster.nodes {
+                let image = node.spec.folder.join("disk.image");
+                let disk = tokio::task::block_in_place(|| Disk::make(&image, &node.data_dir(), mib))?;
+                cluster.disks.push(disk);
+            }
+        }
         for node in &cluster.nodes {
             cluster.configure(node, ("members", members.clone().into()))?;
             node.start()?;
@@ -98,6 +120,32 @@ impl Cluster {
         self.configure(node, ("join", seeds.into()))?;
         node.start()?;
         Ok(position)
+    }
+
+    /// Cuts the power of these nodes, and gives it back: their processes are gone, and so is what they had not synced. They are not started.
+    ///
+    /// # Errors
+    /// When it cannot be done, e.g. because they have no disks of their own.
+    pub async fn cut_power(&mut self, positions: &[usize], cut: Cut) -> anyhow::Result<()> {
+        if self.disks.len() != self.nodes.len() {
+            bail!("these nodes have no disks of their own");
+        }
+        if cut == Cut::BetweenWrites {
+            for position in positions {
+                self.nodes[*position].pause()?;
+            }
+        }
+        let disks: Vec<_> = positions.iter().map(|position| &self.disks[*position]).collect();
+        tokio::task::block_in_place(|| Disk::cut(&disks))?;
+        for position in positions {
+            self.nodes[*position].send_kill()?;
+        }
+        for position in positions {
+            self.nodes[*position].kill().await?;
+            let disk = &mut self.disks[*position];
+            tokio::task::block_in_place(|| disk.power_up())?;
+        }
+        Ok(())
     }
 
     /// The nodes, in the order of their ids.

@@ -65,6 +65,15 @@ impl Findings {
         self.figures.extend(other.figures);
     }
 
+    /// Adds what another part found broken, or could not tell, and nothing else of it.
+    pub fn merge_failures(&mut self, other: Self) {
+        self.merge(Self {
+            held: Vec::new(),
+            figures: Vec::new(),
+            ..other
+        });
+    }
+
     /// How often `guarantee` was found broken.
     pub fn count(&self, guarantee: &str) -> usize {
         self.broken.get(guarantee).map_or(0, Vec::len)

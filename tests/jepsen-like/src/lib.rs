@@ -21,6 +21,7 @@
 pub mod check;
 pub mod circuits;
 pub mod cluster;
+pub mod disk;
 pub mod findings;
 pub mod history;
 pub mod ledger;
@@ -32,4 +33,5 @@ pub mod run;
 pub mod scenario;
 pub mod subscriber;
 pub mod time;
+pub mod votes;
 pub mod workload;

@@ -35,6 +35,27 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// The power is cut, of all nodes at once and of single ones; nothing that was acknowledged is lost (needs root)
+    Power {
+        /// Cuts of all nodes at once
+        #[arg(long, default_value_t = 50)]
+        times: u32,
+        /// Cuts of single nodes
+        #[arg(long, default_value_t = 20)]
+        singles: u32,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Every file of a node is damaged; it says so, or nothing is lost
+    Damage {
+        /// Fewer places, and only after kill -9
+        #[arg(long)]
+        short: bool,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Many openings end in the same moment, on time
     ManyDue {
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -130,6 +151,21 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
             let seed = seed.unwrap_or_else(random_seed);
             println!("kill-all: again with: kill-all --times {times} --seed {seed}");
             scenario::kill_all(times, seed).await
+        }
+        Command::Power { times, singles, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("power: again with: power --times {times} --singles {singles} --seed {seed}");
+            scenario::power(times, singles, seed).await
+        }
+        Command::Damage { short, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            let (extent, flag) = if short {
+                (scenario::Extent::Short, " --short")
+            } else {
+                (scenario::Extent::Full, "")
+            };
+            println!("damage: again with: damage{flag} --seed {seed}");
+            scenario::damage(extent, seed).await
         }
         Command::ManyDue { circuits } => {
             println!("many-due: {circuits} circuits");

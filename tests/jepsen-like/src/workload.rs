@@ -37,6 +37,10 @@ const IMPATIENCE: Duration = Duration::from_millis(150);
 /// Reasons of a node that did not do what it was asked, and may do it soon.
 const PASSING: [&str; 5] = ["CONNECT", "NO_LEADER", "NO_ROOM", "OVERLOADED", "STOPPING"];
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
+/// A long item carries 29 KiB of metadata, and a long report up to 870 KiB.
+const LONG_VALUES: usize = 29;
+const LONG_VALUE_BYTES: usize = 1024;
+const MOST_LONG_ITEMS: u32 = 30;
 /// Sequence numbers that a client uses of one session before it begins another.
 const BATCHES_PER_SESSION: u64 = 200;
 
@@ -52,6 +56,17 @@ pub enum Mix {
     Everything,
     /// Only reports with sessions.
     Reports,
+    /// Only reports with sessions, and so many of a thousand are as long as a request may be, or nearly.
+    LongReports(u32),
+}
+
+impl Mix {
+    fn per_mille_long(self) -> u32 {
+        match self {
+            Self::Everything | Self::Reports => 0,
+            Self::LongReports(per_mille) => per_mille,
+        }
+    }
 }
 
 /// One client: one operation at a time.
@@ -112,7 +127,7 @@ impl Client {
             let circuit = self.rng.random_range(0..self.circuits.len());
             let dice = match self.mix {
                 Mix::Everything => self.rng.random_range(0..100),
-                Mix::Reports => 0,
+                Mix::Reports | Mix::LongReports(_) => 0,
             };
             match dice {
                 0..50 => self.report_something().await,
@@ -174,7 +189,9 @@ impl Client {
     }
 
     async fn report_something(&mut self) {
-        let items = (0..self.rng.random_range(1..=4))
+        let is_long = self.rng.random_range(0..1000) < self.mix.per_mille_long();
+        let most_items = if is_long { MOST_LONG_ITEMS } else { 4 };
+        let items = (0..self.rng.random_range(1..=most_items))
             .map(|_| {
                 let circuit = self.reported_circuit();
                 let length = self.rng.random_range(1..=5);
@@ -195,7 +212,7 @@ impl Client {
                 }
             })
             .collect();
-        self.report(items).await;
+        self.report(items, is_long).await;
     }
 
     /// Seldom a quiet one.
@@ -209,7 +226,7 @@ impl Client {
     }
 
     /// Reports one batch until it is acknowledged, or patience is over.
-    async fn report(&mut self, items: Vec<Item>) {
+    async fn report(&mut self, items: Vec<Item>, is_long: bool) {
         if self.session.sequence >= BATCHES_PER_SESSION {
             self.begin_session();
         }
@@ -223,7 +240,7 @@ impl Client {
             items: items
                 .iter()
                 .enumerate()
-                .map(|(position, item)| self.wire_item(&batch, position, item))
+                .map(|(position, item)| self.wire_item(&batch, position, item, is_long))
                 .collect(),
         };
         let action = Action::Report {
@@ -311,7 +328,7 @@ impl Client {
             generation: Some(response.generation),
             permit: Some(hex::encode(response.permit_id)),
         };
-        self.report(vec![item]).await;
+        self.report(vec![item], false).await;
     }
 
     async fn open(&mut self, circuit: CircuitIndex) {
@@ -433,7 +450,7 @@ impl Client {
         }
     }
 
-    fn wire_item(&self, batch: &str, position: usize, item: &Item) -> v1::ReportItem {
+    fn wire_item(&self, batch: &str, position: usize, item: &Item, is_long: bool) -> v1::ReportItem {
         let outcomes = item.outcomes.chars().map(|outcome| match outcome {
             'S' => v1::Outcome::Success.into(),
             _ => v1::Outcome::Failure.into(),
@@ -442,6 +459,8 @@ impl Client {
             (BATCH_KEY.to_owned(), batch.to_owned()),
             (ITEM_KEY.to_owned(), position.to_string()),
         ];
+        let padding = if is_long { LONG_VALUES } else { 0 };
+        let padding = (0..padding).map(|number| (format!("pad-{number}"), "x".repeat(LONG_VALUE_BYTES)));
         v1::ReportItem {
             name: Some(self.circuits.get(item.circuit).name.clone()),
             generation: item.generation,
@@ -451,7 +470,7 @@ impl Client {
                 .as_ref()
                 .and_then(|permit| hex::decode(permit).ok())
                 .unwrap_or_default(),
-            metadata: BTreeMap::from(metadata),
+            metadata: BTreeMap::from_iter(metadata.into_iter().chain(padding)),
             ..Default::default()
         }
     }

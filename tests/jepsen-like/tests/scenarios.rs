@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use brama_faults::disk::Disk;
 use brama_faults::findings::{Findings, Verdict};
 use brama_faults::run::{Keep, RunOptions, run};
 use brama_faults::scenario;
@@ -83,6 +84,20 @@ async fn a_full_disk_is_waited_out() {
         return;
     }
     holds(|| scenario::full_disk(Duration::from_secs(3), 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_reports_survive_power_cuts() {
+    if let Some(why) = Disk::is_impossible() {
+        println!("SKIPPED: {why}");
+        return;
+    }
+    holds(|| scenario::power(2, 1, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_told_or_costs_nothing() {
+    holds(|| scenario::damage(scenario::Extent::Short, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,6 +48,9 @@ impl Cluster for Api {
             subscribers: self.subscribers.count() as u64,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             agreement: Some(self.agreement()),
+            voted_term: status.voted_term,
+            voted_for: status.voted_for,
+            vote_won: status.vote_won,
         }))
     }
 

@@ -1,15 +1,13 @@
 //! How an entry becomes bytes.
 //!
-//! An entry is framed, so that a bit that flips on disk is noticed when the entry is read, and the frame is cut into chunks of at most
-//! [`CHUNK_BYTES`].
+//! An entry is framed, so that a bit that flips on disk is noticed when the entry is read.
 //!
 //! ```text
 //! frame:  version u8 | length of body u32 | xxh3 of body, seeded with the index, u64 | body
 //! body:   term u64 | index u64 | kind u8 (0 blank, 1 normal, 2 membership) | payload
-//! key:    index u64 | chunk u16
 //! ```
-//! Integers are little-endian in the frame and big-endian in the key, so that keys sort as numbers. A membership is JSON: it is rare, and
-//! its type belongs to openraft, so it must survive a change of that type's field order.
+//! Integers are little-endian. A membership is JSON: it is rare, and its type belongs to openraft, so it must survive a change of that type's
+//! field order.
 
 use bytes::Bytes;
 use openraft::EntryPayload;
@@ -20,38 +18,14 @@ use crate::types::{Entry, LeaderId, LogId, Payload};
 
 /// Version of the frame and of the body.
 pub(super) const ENTRY_VERSION: u8 = 1;
-/// Longest value that is given to sled. sled moves a page that outgrows a quarter of a segment (128 KiB) into a file of its own, which it
-/// never syncs. A leaf page holds up to 17 values, and up to 20 for a moment after a merge: 80 KiB, where 8 KiB a value would be too much.
-pub(super) const CHUNK_BYTES: usize = 4 * 1024;
-/// Longest body; far above what a leader puts into an entry, and far below what the chunk number can count.
+/// Longest body; far above what a leader puts into an entry.
 pub(super) const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
-/// Length of a key.
-pub(super) const KEY_BYTES: usize = 10;
-
 const HEADER_BYTES: usize = 13;
 const BODY_FIXED_BYTES: usize = 17;
 
 const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
 const MEMBERSHIP: u8 = 2;
-
-/// The key of a chunk.
-pub(super) fn key(index: u64, chunk: u16) -> [u8; KEY_BYTES] {
-    let mut key = [0; KEY_BYTES];
-    key[..8].copy_from_slice(&index.to_be_bytes());
-    key[8..].copy_from_slice(&chunk.to_be_bytes());
-    key
-}
-
-/// The index and the chunk number of a key; `None` if it is no key.
-pub(super) fn parse_key(key: &[u8]) -> Option<(u64, u16)> {
-    let key: &[u8; KEY_BYTES] = key.try_into().ok()?;
-    let (index, chunk) = key.split_at(8);
-    Some((
-        u64::from_be_bytes(index.try_into().ok()?),
-        u16::from_be_bytes(chunk.try_into().ok()?),
-    ))
-}
 
 /// The log id of a term and an index. In standard Raft a term has one leader, so a log id needs no node.
 pub(super) fn log_id(term: u64, index: u64) -> LogId {
@@ -143,15 +117,6 @@ pub(super) fn decode(index: u64, frame: &[u8]) -> Result<Entry, DecodeError> {
         log_id: log_id(u64_at(body, 0), index),
         payload,
     })
-}
-
-/// How many bytes a frame has in all, from its first chunk; 0 if that is too short to say.
-pub(super) fn frame_length(first_chunk: &[u8]) -> usize {
-    if first_chunk.len() < HEADER_BYTES {
-        0
-    } else {
-        HEADER_BYTES + u32_at(first_chunk, 1) as usize
-    }
 }
 
 /// Why a frame is no entry.

@@ -11,18 +11,27 @@ use crate::free_space;
 #[non_exhaustive]
 pub enum LogError {
     /// A file that every log has is not there. Starting without it would forget votes and entries that were acknowledged.
-    #[error("{} is missing: {ADVICE}", .path.display())]
+    #[error("{} is missing or empty: {ADVICE}", .path.display())]
     Missing {
         /// The file.
         path: PathBuf,
     },
     /// What was read is not what was written, or something acknowledged is not there any more.
-    #[error("the log in {} is damaged ({what}): {ADVICE}", .path.display())]
+    #[error("{} is damaged ({what}): {ADVICE}", .path.display())]
     Damaged {
-        /// The log's folder.
+        /// The file, or the log's folder if it is not known which.
         path: PathBuf,
         /// What was found.
         what: String,
+    },
+    /// It is whole, but it is not this node's.
+    #[error(
+        "{} is of another log than identity.json (or the file before it) names: put back the file that belongs here, or {ADVICE}",
+        .path.display()
+    )]
+    OtherLog {
+        /// The file.
+        path: PathBuf,
     },
     /// Written by a newer version of this program.
     #[error(
@@ -98,7 +107,7 @@ impl From<LogError> for io::Error {
     fn from(error: LogError) -> Self {
         let kind = match &error {
             LogError::Missing { .. } => io::ErrorKind::NotFound,
-            LogError::Damaged { .. } => io::ErrorKind::InvalidData,
+            LogError::Damaged { .. } | LogError::OtherLog { .. } => io::ErrorKind::InvalidData,
             LogError::Refused { .. } => io::ErrorKind::InvalidInput,
             LogError::Io { source, .. } => source.kind(),
             LogError::NewerFormat { .. } => io::ErrorKind::Unsupported,

@@ -10,11 +10,11 @@
 //! | entries are purged | the snapshot that covers them, which is the caller's duty |
 //!
 //! "On disk" means `fdatasync` returned. If it ever fails, nothing is acknowledged any more: the kernel may have thrown away what it
-//! could not write, and report success the next time. Only want of room passes: see `disk/room.rs`, [`pressure`] and [`writer`].
+//! could not write, and report success the next time. Only want of room passes: see `disk/files.rs`, [`pressure`] and [`writer`].
 //!
 //! How the files relate: [`LogStore`] is what openraft writes to, and [`LogReader`] what it reads from. Both look at the [`tail`], which is
 //! the log in memory. Writes go through a bounded queue to the [`writer`], a thread that groups them; it writes to the [`disk`], which is
-//! sled with its traps fenced in. [`codec`] and [`record`] are the bytes. To use another store for the bytes, replace [`disk`].
+//! a journal of all that was asked for. [`codec`] and [`record`] are the bytes. To use another store for the bytes, replace [`disk`].
 
 pub(crate) mod errors;
 pub(crate) mod stats;
@@ -41,7 +41,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::codec::weight;
-use self::disk::{Disk, SegmentLimits};
+use self::disk::Disk;
 use self::errors::LogError;
 use self::pressure::Pressure;
 pub(crate) use self::reader::LogReader;
@@ -52,12 +52,15 @@ use self::writer::{FIRST_PAUSE, FreeSpace, Write, Writer};
 use crate::free_space;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
-/// Makes an empty log in a folder that does not exist; the caller makes the folder's name durable. Blocks.
+/// Which log it is: random, drawn when it was made.
+pub(crate) type LogIdentity = disk::Identity;
+
+/// Makes an empty log in a folder that does not exist; the caller makes the folder's name durable. Gives which log it is. Blocks.
 ///
 /// # Errors
 /// When the disk refuses.
-pub(crate) fn create(folder: &Path) -> Result<(), LogError> {
-    Disk::create(folder)
+pub(crate) fn create(folder: &Path) -> Result<LogIdentity, LogError> {
+    Disk::create(folder, FILE_BYTES)
 }
 
 /// The log as openraft writes it. There is one; it is not cloned, because all writes have one order.
@@ -69,7 +72,7 @@ pub(crate) struct LogStore {
 /// What readers, the store and its handle share.
 struct Shared {
     tail: Arc<Mutex<Tail>>,
-    /// `None` once the log is closed, so that sled lets go of its files although readers are still around.
+    /// `None` once the log is closed, so that its files are let go of although readers are still around.
     disk: RwLock<Option<Arc<Disk>>>,
     folder: std::path::PathBuf,
     stats: Arc<FlushStats>,
@@ -89,7 +92,8 @@ pub(crate) struct LogHandle {
 /// Sizes that tests make small.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
-    segment: SegmentLimits,
+    /// Of a file of the journal. Smaller: a pause for a new file comes more often; larger: purged entries take room for longer.
+    file_bytes: u64,
     /// Entries kept in memory, in bytes, beyond those that are not durable yet.
     cache_bytes: usize,
 }
@@ -97,12 +101,13 @@ struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            segment: SegmentLimits::default(),
+            file_bytes: FILE_BYTES,
             cache_bytes: 32 * 1024 * 1024,
         }
     }
 }
 
+const FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// Most writes that wait for the writer.
 const QUEUE: usize = 1024;
 /// Most bytes of entries that wait for the writer.
@@ -115,13 +120,23 @@ impl LogStore {
     /// Opens the log in this folder, and checks all of it: some milliseconds per ten thousand entries. Blocks.
     ///
     /// # Errors
-    /// When anything that was promised is missing or damaged. It never begins an empty log.
-    pub(crate) fn open(folder: &Path) -> Result<Self, LogError> {
-        Self::open_with(folder, Sizes::default())
+    /// When anything that was promised is missing or damaged, or it is another log. It never begins an empty log.
+    pub(crate) fn open(folder: &Path, identity: &LogIdentity) -> Result<Self, LogError> {
+        Self::open_one(folder, Some(identity), Sizes::default())
     }
 
+    #[cfg(test)]
     fn open_with(folder: &Path, sizes: Sizes) -> Result<Self, LogError> {
-        let (disk, record) = Disk::open(folder, sizes.segment)?;
+        Self::open_one(folder, None, sizes)
+    }
+
+    /// The newest entry that was purged: a snapshot must cover it.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.shared.tail.lock().ends().0
+    }
+
+    fn open_one(folder: &Path, expected: Option<&LogIdentity>, sizes: Sizes) -> Result<Self, LogError> {
+        let (disk, record) = Disk::open(folder, expected, sizes.file_bytes)?;
         let folder = folder.to_path_buf();
         let free_space = Box::new(move || free_space::of(&folder));
         Self::start(disk, record, sizes, free_space)
@@ -140,10 +155,8 @@ impl LogStore {
             stats: stats.clone(),
             pressure: pressure.clone(),
             free_space,
-            durable: record.clone(),
             record,
             next_try: (Instant::now(), FIRST_PAUSE),
-            unsettled: Vec::new(),
             queue: receiver,
         };
         let thread = std::thread::Builder::new()
@@ -220,7 +233,6 @@ impl LogHandle {
         let joined = tokio::task::spawn_blocking(move || {
             let thread = shared.writer.lock().take();
             let ended = thread.map(JoinHandle::join);
-            // Dropping sled's database writes to disk.
             drop(shared.disk.write().take());
             // Whoever waits for room to read learns that the log is closed.
             shared.pressure.has_room_again();
@@ -243,6 +255,11 @@ impl LogHandle {
             }
             Ok(None) => outcome,
         }
+    }
+
+    /// The newest vote that is on disk.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.shared.tail.lock().vote
     }
 
     /// Whether there is room for more entries: in the queue, in memory, and in the journal while the disk is full. Who appends although there

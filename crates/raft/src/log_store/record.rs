@@ -1,11 +1,12 @@
-//! The two small things that are kept beside the entries: the [`Record`] in sled, and the [`Mark`] outside of it.
+//! The two small things that are kept beside the entries: the [`Record`] at the end of each group, and the [`Mark`] in a file of its own.
 //!
 //! The record says what was promised: the vote, where the log begins, and an entry that it must reach. Each write of it has a number, `seq`.
-//! The mark holds the `seq` of the newest record that is known to be durable. sled recovers the longest prefix of
-//! its writes that is whole, which is right after a crash and wrong after damage: a bit that flips in its file can cost a suffix that was
-//! acknowledged, and nobody would notice. With the mark, somebody does: the record that is found must not be older.
+//! The mark holds the `seq` of the newest record that is known to be durable. The journal ends with its last group that is whole, which is
+//! right after a crash and wrong after damage: a bit that flips in the last group costs what was acknowledged, and nobody would
+//! notice. With the mark, somebody does: the record that is found must not be older.
 //!
-//! The mark itself is not synced with each flush. It is written *after* the flush, so whatever of it reaches the disk is true.
+//! The mark itself is not synced with each flush. It is written *after* the flush, so whatever of it reaches the disk is true. (After a power cut
+//! it may be some seconds old, and then says nothing about a bit that flips in the very last group, at the same time.)
 
 use std::fs::File;
 use std::io;

@@ -173,13 +173,6 @@ impl Tail {
         }
     }
 
-    /// [`Tail::flushed`], for each.
-    pub(super) fn flushed_all(&mut self, durable: &[(u64, u64)]) {
-        for (next, epoch) in durable {
-            self.flushed(*next, *epoch);
-        }
-    }
-
     /// The entries of a range that the log has. From memory, up to about `max_bytes` but at least one.
     pub(super) fn find(&self, range: Range<u64>, max_bytes: usize) -> Found {
         let start = range.start.max(self.begin);

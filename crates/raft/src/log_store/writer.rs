@@ -58,8 +58,8 @@ const GROUP_BYTES: usize = 8 * 1024 * 1024;
 const SLOW: Duration = Duration::from_millis(100);
 /// While something waits for room on the disk, it is looked for so often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// The disk must have so much room before the log is opened again: what the journal may hold, and as much for what sled makes of it.
-pub(super) const ROOM_TO_OPEN: u64 = 24 * 1024 * 1024;
+/// The disk must have so much room before the journal takes a new file of it: the rest is for snapshots, which give room back.
+pub(super) const ROOM_TO_GO_ON: u64 = 12 * 1024 * 1024;
 /// The pause after an attempt that ended for want of room all the same. Each is the double of the one before, up to the longest. (A user's
 /// share of a disk can be full while the disk is not.)
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -77,12 +77,8 @@ pub(super) struct Writer {
     pub(super) free_space: FreeSpace,
     /// As it was written last.
     pub(super) record: Record,
-    /// As it is known to be durable.
-    pub(super) durable: Record,
-    /// When the log may be opened again next, and the pause after that.
+    /// When a file is tried to be made again next, and the pause after that.
     pub(super) next_try: (Instant, Duration),
-    /// Up to where entries are durable that sled may not have yet, and in which epoch.
-    pub(super) unsettled: Vec<(u64, u64)>,
     pub(super) queue: mpsc::Receiver<Write>,
 }
 
@@ -121,11 +117,7 @@ impl Writer {
                 tracing::error!(%error, "the log cannot be written any more");
                 self.tail.lock().fail(error);
             }
-            group.answer(&outcome, &self.tail, &mut self.unsettled);
-            // sled gets it after the answer, and memory lets go of it after that.
-            if outcome.is_ok() && self.disk.should_settle() {
-                self.settle();
-            }
+            group.answer(&outcome, &self.tail);
             self.tell_of_room();
             if closes {
                 return self.refuse_rest();
@@ -134,21 +126,6 @@ impl Writer {
         // Nobody asked to close, but all is durable. The mark only has to reach the disk at some time.
         if let Err(error) = self.disk.sync_mark() {
             tracing::warn!(%error, "closing the log");
-        }
-    }
-
-    fn settle(&mut self) {
-        match self.disk.settle() {
-            Ok(()) => self.settled(),
-            Err(error) => self.tail.lock().fail(&error),
-        }
-    }
-
-    /// What is durable can be read from disk, unless the disk is full.
-    fn settled(&mut self) {
-        if self.disk.stalled().is_none() {
-            self.tail.lock().flushed_all(&self.unsettled);
-            self.unsettled.clear();
         }
     }
 
@@ -173,28 +150,27 @@ impl Writer {
         if self.tail.lock().check().is_err() {
             return;
         }
-        if let Err(error) = self.open_again() {
+        if let Err(error) = self.go_on() {
             tracing::error!(%error, "the log cannot be written any more");
             self.tail.lock().fail(&error);
         }
     }
 
     /// # Errors
-    /// When the log cannot be opened, for another reason than want of room.
-    fn open_again(&mut self) -> Result<(), LogError> {
+    /// When no file can be made, for another reason than want of room.
+    fn go_on(&mut self) -> Result<(), LogError> {
         self.tell_of_room();
         let Some((why, _)) = self.disk.stalled() else {
             return Ok(());
         };
         let (next, pause) = self.next_try;
-        if Instant::now() < next || !(self.free_space)().is_ok_and(|bytes| bytes >= ROOM_TO_OPEN) {
+        if Instant::now() < next || !(self.free_space)().is_ok_and(|bytes| bytes >= ROOM_TO_GO_ON) {
             return Ok(());
         }
         let began = Instant::now();
-        match self.disk.reopen(&self.durable, &self.record) {
+        match self.disk.make_room() {
             Ok(()) => {
                 self.next_try = (Instant::now(), FIRST_PAUSE);
-                self.settled();
                 let was = self.pressure.full_since().map(|since| since.elapsed());
                 tracing::info!(cause = why.cause(), full_for = ?was.unwrap_or_default(), took = ?began.elapsed(), "the disk has room again, and the log goes on");
                 self.tell_of_room();
@@ -220,7 +196,7 @@ impl Writer {
                 writes: vec![write],
                 bytes: 0,
             }
-            .answer(&closed, &self.tail, &mut self.unsettled);
+            .answer(&closed, &self.tail);
         }
     }
 
@@ -268,16 +244,10 @@ impl Writer {
                 Err(error) if error.is_no_room() && !self.pressure.is_closing() => {
                     self.tell_of_room();
                     std::thread::sleep(LOOK_EVERY);
-                    self.open_again()?;
+                    self.go_on()?;
                 }
                 outcome => break outcome?,
             }
-        }
-        self.durable = self.record.clone();
-        if closes && self.disk.stalled().is_none() {
-            self.disk.settle()?;
-            self.settled();
-            self.disk.checkpoint()?;
         }
         if closes {
             self.disk.sync_mark()?;
@@ -327,8 +297,8 @@ impl Group {
         self.writes.iter().map(count).sum()
     }
 
-    /// Answers everybody. Adds up to where entries are durable, and in which epoch.
-    fn answer(self, outcome: &Result<(), LogError>, tail: &Mutex<Tail>, durable: &mut Vec<(u64, u64)>) {
+    /// Answers everybody.
+    fn answer(self, outcome: &Result<(), LogError>, tail: &Mutex<Tail>) {
         for write in self.writes {
             match write {
                 Write::Append {
@@ -339,11 +309,7 @@ impl Group {
                     ..
                 } => {
                     if let (Ok(()), Some(last)) = (outcome, entries.last()) {
-                        let next = last.log_id.index + 1;
-                        match durable.last_mut() {
-                            Some((newest, of)) if *of == epoch => *newest = next.max(*newest),
-                            _ => durable.push((next, epoch)),
-                        }
+                        tail.lock().flushed(last.log_id.index + 1, epoch);
                     }
                     drop(room);
                     done.io_completed(outcome.clone().map_err(Into::into));

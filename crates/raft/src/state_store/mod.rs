@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use brama_core::Machine;
+use brama_core::command::ClusterId;
 
 use crate::agreement::{Contents, History};
 use crate::clock::ClusterClock;
@@ -206,6 +207,7 @@ impl StateStore {
         let mut current = None;
         if let Some(file) = snapshot_file::newest(&folder)? {
             let (head, frozen) = file.load()?;
+            file.check_name(head.meta.last_log_id)?;
             inner = Inner {
                 machine: Machine::thaw(frozen),
                 last_applied: head.meta.last_log_id,
@@ -240,6 +242,34 @@ impl StateStore {
             newest,
             publish_newest,
         })
+    }
+
+    /// Whether the snapshot is the one that goes with this log and this cluster.
+    ///
+    /// # Errors
+    /// When it does not cover what was `purged` from the log, because it was lost or is an older one, or when it is another cluster's.
+    pub(crate) fn check(
+        &self,
+        purged: Option<LogId>,
+        cluster: Option<ClusterId>,
+    ) -> Result<(), SnapshotFileError> {
+        let inner = self.shared.inner.read();
+        if purged > inner.last_applied {
+            return Err(SnapshotFileError::Missing {
+                path: self.folder.clone(),
+                purged: purged.map_or(0, |purged| purged.index),
+                found: inner.last_applied.map(|last| last.index),
+            });
+        }
+        let found = inner.machine.cluster_id();
+        if let (Some((_, file)), Some(cluster), Some(found)) = (&self.current, cluster, found)
+            && cluster != found
+        {
+            return Err(file.damaged(format!(
+                "it is of cluster {found}, and this node belongs to {cluster}"
+            )));
+        }
+        Ok(())
     }
 
     pub(crate) fn shared(&self) -> SharedState {

@@ -37,10 +37,24 @@ pub enum SnapshotFileError {
         /// What the system answered.
         source: io::Error,
     },
+    /// There is none, or only one that is too old.
+    #[error(
+        "no snapshot in {} covers the log up to entry {purged} (found: {}), and those entries are gone: put back the file that is missing, or \
+         {ADVICE}",
+        path.display(),
+        found.map_or_else(|| "none".to_owned(), |found| format!("one up to entry {found}"))
+    )]
+    Missing {
+        /// The folder of snapshots.
+        path: PathBuf,
+        /// The log begins after this entry.
+        purged: u64,
+        /// What the newest snapshot covers.
+        found: Option<u64>,
+    },
     /// The file is not what was written.
     #[error(
-        "the snapshot {} is damaged: {problem}. The log that it covers is gone, so this node cannot go on with this data directory: \
-         remove the node from the cluster, delete the directory, and join again under a new id",
+        "the snapshot {} is damaged: {problem}. The log that it covers is gone, so nothing else can stand for it: {ADVICE}",
         path.display()
     )]
     Damaged {
@@ -50,6 +64,9 @@ pub enum SnapshotFileError {
         problem: String,
     },
 }
+
+const ADVICE: &str = "stop this node, move its whole data directory away, and join the cluster again under a new node id \
+     (the old id must not come back without its data: it could vote twice)";
 
 impl SnapshotFileError {
     /// Whether it is for want of room on the disk, which passes.
@@ -133,8 +150,7 @@ impl SnapshotFile {
 
     /// Gives a complete temporary file its name, and removes the other snapshots. All of it is on disk when this returns.
     pub(crate) fn keep(self, folder: &Path, last: Option<LogId>) -> Result<Self, SnapshotFileError> {
-        let (index, term) = last.map_or((0, 0), |log_id| (log_id.index, log_id.leader_id.term));
-        let name = format!("{index:020}-{term}{SUFFIX}");
+        let name = name(last);
         let path = folder.join(&name);
         if path != self.path {
             fs::rename(&self.path, &path).map_err(io_error("rename", &self.path))?;
@@ -154,12 +170,21 @@ impl SnapshotFile {
         Ok(Self { path, ..self })
     }
 
+    /// Whether it is what its name says: by their names the newest is found.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(super) fn check_name(&self, last: Option<LogId>) -> Result<(), SnapshotFileError> {
+        let expected = name(last);
+        if self.path.file_name().is_some_and(|name| *name == *expected) {
+            return Ok(());
+        }
+        Err(self.damaged(format!("what is in it should be named {expected}")))
+    }
+
     /// The head and the state, both checked.
     pub(crate) fn load(&self) -> Result<(SnapshotHead, Frozen), SnapshotFileError> {
-        let damaged = |problem: String| SnapshotFileError::Damaged {
-            path: self.path.clone(),
-            problem,
-        };
+        let damaged = |problem| self.damaged(problem);
         let file = File::open(&self.path).map_err(io_error("open", &self.path))?;
         let mut input = BufReader::with_capacity(1 << 20, file);
         let mut prefix = [0_u8; 20];
@@ -189,6 +214,14 @@ impl SnapshotFile {
             error => damaged(error.to_string()),
         })?;
         Ok((head, state))
+    }
+
+    /// What is wrong with it.
+    pub(super) fn damaged(&self, problem: String) -> SnapshotFileError {
+        SnapshotFileError::Damaged {
+            path: self.path.clone(),
+            problem,
+        }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -303,6 +336,12 @@ impl Drop for IncomingSnapshot {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// The name of a snapshot up to this entry.
+fn name(last: Option<LogId>) -> String {
+    let (index, term) = last.map_or((0, 0), |log_id| (log_id.index, log_id.leader_id.term));
+    format!("{index:020}-{term}{SUFFIX}")
 }
 
 /// Makes renames and removals in a folder durable.

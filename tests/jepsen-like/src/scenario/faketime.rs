@@ -82,6 +82,7 @@ async fn one(library: &Path, offset_s: i64, machine: Machine) -> anyhow::Result<
             ("raft", "election_timeout_min", "5s".into()),
             ("raft", "election_timeout_max", "6s".into()),
         ],
+        ..Default::default()
     };
     let stage = Stage::start(options, circuits()).await?;
     check_lie(&stage, offset_s)?;

@@ -98,6 +98,7 @@ pub async fn full_disk(keep_full: Duration, seed: u64) -> anyhow::Result<Finding
                 ("limits", "min_free_bytes", MIN_FREE.into()),
             ],
             env: disks.env(),
+            ..Default::default()
         },
         Circuits::random(CIRCUITS, &mut StdRng::seed_from_u64(seed)),
     )

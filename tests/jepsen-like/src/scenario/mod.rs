@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `kill-leader` | G12: writes go on soon after the leader dies; G7: subscribers miss nothing |
 //! | `kill-all` | G8, G3: what was acknowledged survives kill -9 of all nodes at once |
+//! | `power` | G8, G3, G7: what was acknowledged survives power cuts of all nodes at once, and of single ones |
+//! | `damage` | G8: a damaged file is told, or nothing is lost by it |
 //! | `many-due` | G5: many openings that end in the same moment end on time; G4: none early |
 //! | `visibility` | G2: an opening is seen elsewhere at once |
 //! | `faketime` | section 5: a wrong wall clock moves no timer |
@@ -11,22 +13,26 @@
 //! | `full-disk` | a full disk costs no acknowledged report, no client an error, and mends by itself |
 //! | `membership` | nodes come and go; one that lost its data is refused |
 
+mod damage;
 mod faketime;
 mod full_disk;
 mod kill_all;
 mod kill_leader;
 mod many_due;
 mod membership;
+mod power;
 mod pulse;
 mod sigterm;
 mod stage;
 mod visibility;
 
+pub use damage::{Extent, damage};
 pub use faketime::{Machine, faketime, library};
 pub use full_disk::{full_disk, small_disks};
 pub use kill_all::kill_all;
 pub use kill_leader::kill_leader;
 pub use many_due::many_due;
 pub use membership::membership;
+pub use power::power;
 pub use sigterm::sigterm;
 pub use visibility::visibility;

@@ -1,111 +1,187 @@
-//! The journal: what was asked of the store, durable before the store has it.
-//!
-//! sled makes its file durable in two waits for the disk and several threads' wake-ups a flush, more than all the rest of a small write
-//! costs. So a flush goes to a journal first: one write and one `fdatasync` in a file that has its full length already, so that no metadata
-//! of the file system has to follow. sled gets the same steps afterwards, and is flushed in the background, before their place in the journal is
-//! used again (a write-ahead log and its checkpoint, as in Gray and Reuter, *Transaction Processing*, chapter 9).
-//!
-//! There are two files, used in turn: while one fills, what the other holds becomes durable in sled.
+//! One file of the journal.
 //!
 //! ```text
 //! file:   magic 8 | identity 16 | generation u64 | xxh3 of these u64 | groups
-//! group:  generation u64 | before u64 | after u64 | length u32 | xxh3 of these and the steps u64 | steps (see `steps`)
+//! group:  generation u64 | before u64 | after u64 | length u32 | xxh3 of identity, these, and the steps u64 | steps (see `steps`)
 //! ```
-//! `before` and `after` are the numbers of the newest record before and after the group. A file's groups end where one is not whole or
-//! has another generation: what follows is of the file's earlier use, or was cut short and never acknowledged. That nothing that *was*
-//! acknowledged is missed is checked with the mark (see `record`), as it is for sled itself.
+//! Integers are little-endian. `before` and `after` are the numbers of the newest record before and after the group. The generation rises each time a
+//! file is begun anew; 0: it was never used. So what is left of an earlier use is not taken for a group, and neither is what a client sent: it
+//! does not know the identity.
+//!
+//! The header is overwritten in place. Its 40 bytes lie in one sector, which a disk writes as a whole or not at all; and it becomes durable together with
+//! the first group behind it, or before. If it does not, then the file is still what it was before: one whose entries are all purged.
+//!
+//! A group that is not whole ends the groups, if it is the newest: it was cut short, and never acknowledged. Groups behind it were begun only when
+//! it was durable, so they show that it was damaged. They are given too; whoever reads them sees the gap.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::SyncData;
+use super::steps::{self, Step};
+use super::{SyncData, sync_folder};
+use crate::log_store::errors::LogError;
 
-/// The two files.
-pub(super) const FILES: [&str; 2] = ["journal-0", "journal-1"];
-
-const MAGIC: &[u8; 8] = b"BRAMAJN1";
+const MAGIC: &[u8; 8] = b"BRAMAJN2";
 const FILE_HEADER: usize = 40;
 const GROUP_HEADER: usize = 36;
+const PREFIX: &str = "journal-";
+/// How the name of a file ends that is being made.
+pub(super) const UNFINISHED: &str = ".new";
 
-/// Who wrote the file: random, the same in both files and in the store.
-pub(super) type Identity = [u8; 16];
+/// Which log it is: random, the same in all files.
+pub(in crate::log_store) type Identity = [u8; 16];
 
-/// One of the two files, open.
+/// One of the files, open.
 pub(super) struct JournalFile {
-    file: File,
+    slot: u32,
+    file: Arc<File>,
     sync: Box<dyn SyncData>,
     bytes: u64,
     generation: u64,
     /// Where the next group goes.
     end: u64,
+    /// The highest index of an entry in it, also of those that were removed later.
+    highest: Option<u64>,
     /// The last sync failed: what was written since the one before is written again, the header too.
     doubtful: bool,
 }
 
 /// A group that was found in a file.
-#[derive(Debug)]
-pub(super) struct FoundGroup {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Group<'a> {
     pub(super) before: u64,
     pub(super) after: u64,
-    pub(super) steps: Vec<u8>,
+    /// Where its steps begin.
+    pub(super) at: u64,
+    pub(super) steps: &'a [u8],
+}
+
+/// The name of the file with this number.
+pub(super) fn name(slot: u32) -> String {
+    format!("{PREFIX}{slot}")
+}
+
+/// The number of the file with this name; `None`: it is not one of the journal's.
+pub(super) fn slot(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// How long a file must be to hold steps of this length.
+pub(super) fn length_for(steps: usize) -> u64 {
+    (FILE_HEADER + GROUP_HEADER + steps) as u64
 }
 
 impl JournalFile {
-    /// Makes the file in its full length, durable but for its name.
-    pub(super) fn create(path: &Path, identity: &Identity, generation: u64, bytes: u64) -> io::Result<()> {
-        let file = File::create_new(path)?;
-        // Zeros, not a hole: the first write to a hole changes metadata.
-        let zeros = vec![0; 64 * 1024];
-        let mut at = 0;
-        while at < bytes {
-            let length = usize::try_from(bytes - at).map_or(zeros.len(), |left| left.min(zeros.len()));
-            file.write_all_at(&zeros[..length], at)?;
-            at += length as u64;
-        }
-        file.write_all_at(&header(identity, generation), 0)?;
-        file.sync_all()
+    /// Makes the file in its full length, never used, and durable with its name.
+    ///
+    /// # Errors
+    /// When the system refuses; then nothing is left of it.
+    pub(super) fn create(
+        folder: &Path,
+        slot: u32,
+        identity: &Identity,
+        bytes: u64,
+    ) -> Result<Self, LogError> {
+        let path = folder.join(name(slot));
+        let draft = folder.join(name(slot) + UNFINISHED);
+        let made = fill(&draft, identity, bytes).and_then(|file| {
+            fs::rename(&draft, &path)?;
+            Ok(file)
+        });
+        let file = made.map_err(|error| {
+            // It takes room that others need; if it cannot be removed now, the next start does it.
+            let _ = fs::remove_file(&draft);
+            LogError::io("write", &path, error)
+        })?;
+        sync_folder(folder)?;
+        let opened = Self::of(file, slot, bytes, 0);
+        opened.map_err(|e| LogError::io("open", path, e))
     }
 
-    /// Opens the file, and gives the groups in it; `None`: it is not what was written, or belongs to another log.
-    pub(super) fn open(path: &Path, identity: &Identity) -> io::Result<Option<(Self, Vec<FoundGroup>)>> {
-        let file = File::options().read(true).write(true).open(path)?;
-        let content = std::fs::read(path)?;
-        let Some(generation) = read_header(&content, identity) else {
+    /// Opens the file; gives which log it is of. `None`: it is not what was written.
+    pub(super) fn open(folder: &Path, slot: u32) -> io::Result<Option<(Self, Identity)>> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(folder.join(name(slot)))?;
+        let bytes = file.metadata()?.len();
+        let mut header = [0; FILE_HEADER];
+        if bytes < FILE_HEADER as u64 {
+            return Ok(None);
+        }
+        file.read_exact_at(&mut header, 0)?;
+        let Some((identity, generation)) = read_header(&header) else {
             return Ok(None);
         };
-        let mut groups = Vec::new();
-        let mut rest = &content[FILE_HEADER..];
-        while let Some((group, after)) = read_group(rest, generation) {
-            groups.push(group);
-            rest = after;
-        }
-        let journal = Self {
+        Ok(Some((Self::of(file, slot, bytes, generation)?, identity)))
+    }
+
+    fn of(file: File, slot: u32, bytes: u64, generation: u64) -> io::Result<Self> {
+        Ok(Self {
+            slot,
             sync: Box::new(file.try_clone()?),
-            file,
-            bytes: content.len() as u64,
+            file: Arc::new(file),
+            bytes,
             generation,
-            end: (content.len() - rest.len()) as u64,
+            end: FILE_HEADER as u64,
+            highest: None,
             doubtful: false,
-        };
-        Ok(Some((journal, groups)))
+        })
+    }
+
+    /// The groups in the file, which has this content. The next one goes behind the last of them.
+    pub(super) fn groups<'a>(&mut self, content: &'a [u8], identity: &Identity) -> Vec<Group<'a>> {
+        let mut groups = Vec::new();
+        let mut at = FILE_HEADER;
+        let never_used = self.generation == 0;
+        while let Some(start) = self.next_group(content, at, identity).filter(|_| !never_used) {
+            if let Some((group, end)) = read_group(content, start, self.generation, identity) {
+                groups.push(group);
+                at = end;
+            }
+        }
+        self.end = at as u64;
+        groups
+    }
+
+    /// Where the next whole group begins, at `from` or behind.
+    fn next_group(&self, content: &[u8], from: usize, identity: &Identity) -> Option<usize> {
+        let is_whole = |at: usize| read_group(content, at, self.generation, identity).is_some();
+        if is_whole(from) {
+            return Some(from);
+        }
+        let behind = content.get(from + 1..)?;
+        let begins = memchr::memmem::find_iter(behind, &self.generation.to_le_bytes()).collect::<Vec<_>>();
+        let mut places = begins.into_iter().map(|at| from + 1 + at);
+        places.find(|at| is_whole(*at))
+    }
+
+    pub(super) fn slot(&self) -> u32 {
+        self.slot
     }
 
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Whether steps of this length fit behind what is there.
-    pub(super) fn has_room(&self, steps: usize) -> bool {
-        self.end + (GROUP_HEADER + steps) as u64 <= self.bytes
+    /// To read entries from.
+    pub(super) fn reader(&self) -> Arc<File> {
+        self.file.clone()
     }
 
-    /// Whether steps of this length would fit into an empty file.
+    /// Whether steps of this length fit behind what is there.
+    pub(super) fn has_room(&self, steps: usize) -> bool {
+        self.generation > 0 && self.end + (GROUP_HEADER + steps) as u64 <= self.bytes
+    }
+
+    /// Whether steps of this length would fit into it when it is begun anew.
     pub(super) fn could_hold(&self, steps: usize) -> bool {
-        (FILE_HEADER + GROUP_HEADER + steps) as u64 <= self.bytes
+        length_for(steps) <= self.bytes
     }
 
     /// Bytes of steps that one more group may have.
@@ -113,47 +189,69 @@ impl JournalFile {
         self.bytes.saturating_sub(self.end + GROUP_HEADER as u64)
     }
 
-    /// Begins the file anew; durable with the first group that is written to it.
-    pub(super) fn begin(&mut self, identity: &Identity, generation: u64) -> io::Result<()> {
-        self.generation = generation;
-        self.end = FILE_HEADER as u64;
-        self.file.write_all_at(&header(identity, generation), 0)
+    /// It holds this entry.
+    pub(super) fn holds(&mut self, index: u64) {
+        self.highest = self.highest.max(Some(index));
     }
 
-    /// Writes a group, durable with the next [`JournalFile::sync`]. The caller knows that there is room.
-    pub(super) fn write(&mut self, before: u64, after: u64, steps: &[u8]) -> io::Result<()> {
+    /// Whether all its entries are before this index.
+    pub(super) fn is_purged(&self, begin: u64) -> bool {
+        self.highest.is_none_or(|highest| highest < begin)
+    }
+
+    /// Begins the file anew; durable with the first group that is written to it.
+    pub(super) fn begin(&mut self, identity: &Identity, generation: u64) -> io::Result<()> {
+        self.file.write_all_at(&header(identity, generation), 0)?;
+        self.generation = generation;
+        self.end = FILE_HEADER as u64;
+        self.highest = None;
+        Ok(())
+    }
+
+    /// Writes a group, durable with the next [`JournalFile::sync`]; gives where its steps are. It may be written again, until
+    /// [`JournalFile::written`]. The caller knows that there is room.
+    pub(super) fn write(
+        &mut self,
+        identity: &Identity,
+        before: u64,
+        after: u64,
+        steps: &[u8],
+    ) -> io::Result<u64> {
+        if self.doubtful {
+            self.file.write_all_at(&header(identity, self.generation), 0)?;
+        }
         let length = u32::try_from(steps.len()).map_err(io::Error::other)?;
         let mut group = Vec::with_capacity(GROUP_HEADER + steps.len());
         group.extend_from_slice(&self.generation.to_le_bytes());
         group.extend_from_slice(&before.to_le_bytes());
         group.extend_from_slice(&after.to_le_bytes());
         group.extend_from_slice(&length.to_le_bytes());
-        let checksum = checksum(&group, steps);
+        let checksum = checksum(identity, &group, steps);
         group.extend_from_slice(&checksum.to_le_bytes());
         group.extend_from_slice(steps);
         self.file.write_all_at(&group, self.end)?;
-        self.end += group.len() as u64;
-        Ok(())
+        Ok(self.end + GROUP_HEADER as u64)
     }
 
-    /// Makes durable what was written: the last group, and the header if it is the first.
+    /// Makes durable what was written.
     ///
     /// # Errors
-    /// The system's. Then the group counts as not written; if the error passes, it may be written again.
-    pub(super) fn sync(&mut self, identity: &Identity, steps: &[u8]) -> io::Result<()> {
-        if self.doubtful {
-            self.file
-                .write_all_at(&header(identity, self.generation), 0)
-                .inspect_err(|_| self.take_back(steps))?;
-        }
-        self.sync.sync_data().inspect_err(|_| self.take_back(steps))?;
+    /// The system's. If the error passes, the group may be written again.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.doubtful = true;
+        self.sync.sync_data()?;
         self.doubtful = false;
         Ok(())
     }
 
-    fn take_back(&mut self, steps: &[u8]) {
-        self.end -= (GROUP_HEADER + steps.len()) as u64;
-        self.doubtful = true;
+    /// The group with these steps is durable.
+    pub(super) fn written(&mut self, steps: &[u8]) {
+        self.end += (GROUP_HEADER + steps.len()) as u64;
+        for step in steps::parse(steps).flatten() {
+            if let Step::Entry { index, .. } = step {
+                self.holds(index);
+            }
+        }
     }
 
     #[cfg(test)]
@@ -168,6 +266,26 @@ impl JournalFile {
     }
 }
 
+/// Zeros, not a hole: the first write to a hole changes metadata, and may find the disk full.
+fn fill(path: &Path, identity: &Identity, bytes: u64) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
+    let zeros = vec![0; 64 * 1024];
+    let mut at = 0;
+    while at < bytes {
+        let length = usize::try_from(bytes - at).map_or(zeros.len(), |left| left.min(zeros.len()));
+        file.write_all_at(&zeros[..length], at)?;
+        at += length as u64;
+    }
+    file.write_all_at(&header(identity, 0), 0)?;
+    file.sync_all()?;
+    Ok(file)
+}
+
 fn header(identity: &Identity, generation: u64) -> [u8; FILE_HEADER] {
     let mut header = [0; FILE_HEADER];
     header[..8].copy_from_slice(MAGIC);
@@ -178,32 +296,41 @@ fn header(identity: &Identity, generation: u64) -> [u8; FILE_HEADER] {
     header
 }
 
-/// The generation, if the header is whole and of this log.
-fn read_header(content: &[u8], identity: &Identity) -> Option<u64> {
-    let found: &[u8; FILE_HEADER] = content.first_chunk()?;
+/// Which log it is of, and its generation, if the header is whole.
+fn read_header(found: &[u8; FILE_HEADER]) -> Option<(Identity, u64)> {
+    let identity: Identity = *found[8..].first_chunk()?;
     let generation = u64::from_le_bytes(*found[24..].first_chunk()?);
-    (*found == header(identity, generation)).then_some(generation)
+    (*found == header(&identity, generation)).then_some((identity, generation))
 }
 
-fn read_group(bytes: &[u8], generation: u64) -> Option<(FoundGroup, &[u8])> {
-    let (header, rest) = bytes.split_at_checked(GROUP_HEADER)?;
-    let (fields, sum) = header.split_at_checked(GROUP_HEADER - 8)?;
+/// The group at this place, and where it ends.
+fn read_group<'a>(
+    content: &'a [u8],
+    at: usize,
+    generation: u64,
+    identity: &Identity,
+) -> Option<(Group<'a>, usize)> {
+    let (fields, rest) = content.get(at..)?.split_at_checked(GROUP_HEADER - 8)?;
+    let (sum, rest) = rest.split_first_chunk()?;
     let number = |at: usize| Some(u64::from_le_bytes(*fields.get(at..)?.first_chunk()?));
-    let length = u32::from_le_bytes(*fields.get(24..)?.first_chunk()?);
-    let (steps, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-    if number(0)? != generation || u64::from_le_bytes(*sum.first_chunk()?) != checksum(fields, steps) {
+    let length = usize::try_from(u32::from_le_bytes(*fields.get(24..)?.first_chunk()?)).ok()?;
+    let steps = rest.get(..length)?;
+    if number(0)? != generation || u64::from_le_bytes(*sum) != checksum(identity, fields, steps) {
         return None;
     }
-    let group = FoundGroup {
+    let steps_at = at + GROUP_HEADER;
+    let group = Group {
         before: number(8)?,
         after: number(16)?,
-        steps: steps.to_vec(),
+        at: steps_at as u64,
+        steps,
     };
-    Some((group, after))
+    Some((group, steps_at + length))
 }
 
-fn checksum(fields: &[u8], steps: &[u8]) -> u64 {
+fn checksum(identity: &Identity, fields: &[u8], steps: &[u8]) -> u64 {
     let mut hash = Xxh3::new();
+    hash.update(identity);
     hash.update(fields);
     hash.update(steps);
     hash.digest()
@@ -218,91 +345,125 @@ mod tests {
     const BYTES: u64 = 4096;
     const ME: Identity = [7; 16];
 
-    fn file() -> (TempDir, std::path::PathBuf) {
+    fn file(generation: u64) -> (TempDir, JournalFile) {
         let dir = TempDir::new().unwrap();
-        let path = dir.path().join(FILES[0]);
-        JournalFile::create(&path, &ME, 5, BYTES).unwrap();
-        (dir, path)
+        let mut file = JournalFile::create(dir.path(), 0, &ME, BYTES).unwrap();
+        assert!(!file.has_room(1), "it was never begun");
+        file.begin(&ME, generation).unwrap();
+        (dir, file)
     }
 
-    fn numbers(groups: &[FoundGroup]) -> Vec<(u64, u64, Vec<u8>)> {
-        let all = groups
+    fn write(file: &mut JournalFile, before: u64, after: u64, steps: &[u8]) {
+        file.write(&ME, before, after, steps).unwrap();
+        file.written(steps);
+    }
+
+    /// Before, after, and the steps of each group that is found.
+    fn found(dir: &TempDir) -> Vec<(u64, u64, Vec<u8>)> {
+        let (mut file, identity) = JournalFile::open(dir.path(), 0).unwrap().unwrap();
+        let content = fs::read(dir.path().join(name(0))).unwrap();
+        let groups = file.groups(&content, &identity);
+        groups
             .iter()
-            .map(|group| (group.before, group.after, group.steps.clone()));
-        all.collect()
+            .inspect(|group| {
+                let at = usize::try_from(group.at).unwrap();
+                assert_eq!(&content[at..at + group.steps.len()], group.steps);
+            })
+            .map(|group| (group.before, group.after, group.steps.to_vec()))
+            .collect()
+    }
+
+    fn flip(dir: &TempDir, at: u64) {
+        let path = dir.path().join(name(0));
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], at).unwrap();
     }
 
     #[test]
-    fn groups_are_found_again_until_the_first_that_is_not_whole() {
-        let (_dir, path) = file();
-        let (mut journal, found) = JournalFile::open(&path, &ME).unwrap().unwrap();
-        assert!(found.is_empty());
-        journal.write(0, 1, b"one").unwrap();
-        journal.write(1, 4, b"two").unwrap();
-        let end = journal.end;
-        journal.write(4, 5, b"three").unwrap();
-        let all = vec![
+    fn a_group_that_is_not_whole_is_not_found_and_those_behind_it_are() {
+        let (dir, mut journal) = file(5);
+        assert!(found(&dir).is_empty());
+        let mut ends = vec![journal.end];
+        let all = [
             (0, 1, b"one".to_vec()),
             (1, 4, b"two".to_vec()),
             (4, 5, b"three".to_vec()),
         ];
-        let (_, found) = JournalFile::open(&path, &ME).unwrap().unwrap();
-        assert_eq!(numbers(&found), all);
-        // Each byte of the last group, flipped, ends the groups before it.
-        for at in end..journal.end {
-            let file = File::options().read(true).write(true).open(&path).unwrap();
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, at).unwrap();
-            file.write_all_at(&[byte[0] ^ 4], at).unwrap();
-            let (_, found) = JournalFile::open(&path, &ME).unwrap().unwrap();
-            assert_eq!(numbers(&found), all[..2], "byte {at}");
-            file.write_all_at(&byte, at).unwrap();
+        for (before, after, steps) in &all {
+            write(&mut journal, *before, *after, steps);
+            ends.push(journal.end);
+        }
+        assert_eq!(found(&dir), all);
+        for (number, end) in ends.windows(2).enumerate() {
+            let mut others = all.to_vec();
+            others.remove(number);
+            for at in end[0]..end[1] {
+                flip(&dir, at);
+                assert_eq!(found(&dir), others, "byte {at}");
+                flip(&dir, at);
+            }
         }
     }
 
     #[test]
     fn what_is_left_of_an_earlier_use_is_not_found() {
-        let (_dir, path) = file();
-        let (mut journal, _) = JournalFile::open(&path, &ME).unwrap().unwrap();
-        journal.write(0, 1, b"one").unwrap();
-        journal.write(1, 2, b"two").unwrap();
+        let (dir, mut journal) = file(5);
+        write(&mut journal, 0, 1, b"one");
+        write(&mut journal, 1, 2, b"two");
         journal.begin(&ME, 6).unwrap();
-        let (_, found) = JournalFile::open(&path, &ME).unwrap().unwrap();
-        assert!(found.is_empty());
-        journal.write(2, 3, b"new").unwrap();
-        let (_, found) = JournalFile::open(&path, &ME).unwrap().unwrap();
-        assert_eq!(numbers(&found), [(2, 3, b"new".to_vec())]);
+        assert!(found(&dir).is_empty());
+        write(&mut journal, 2, 3, b"new");
+        assert_eq!(found(&dir), [(2, 3, b"new".to_vec())]);
     }
 
     #[test]
-    fn a_file_of_another_log_or_without_its_header_is_refused() {
-        let (_dir, path) = file();
-        assert!(JournalFile::open(&path, &[8; 16]).unwrap().is_none());
+    fn a_group_inside_of_a_group_is_found_only_by_who_knows_the_identity() {
+        let (dir, mut journal) = file(5);
+        write(&mut journal, 0, 1, b"inner");
+        let content = fs::read(dir.path().join(name(0))).unwrap();
+        let inner = content[FILE_HEADER..usize::try_from(journal.end).unwrap()].to_vec();
+        assert!(read_group(&inner, 0, 5, &ME).is_some());
+        assert!(read_group(&inner, 0, 5, &[8; 16]).is_none());
+    }
+
+    #[test]
+    fn a_group_may_be_written_again_until_it_is_durable() {
+        let (dir, mut journal) = file(5);
+        journal
+            .write(&ME, 0, 1, b"a long one that was not synced")
+            .unwrap();
+        write(&mut journal, 0, 1, b"shorter");
+        assert_eq!(found(&dir), [(0, 1, b"shorter".to_vec())]);
+    }
+
+    #[test]
+    fn a_file_without_its_header_is_refused() {
+        let (dir, _) = file(5);
         for at in 0..FILE_HEADER as u64 {
-            let file = File::options().read(true).write(true).open(&path).unwrap();
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, at).unwrap();
-            file.write_all_at(&[!byte[0]], at).unwrap();
-            assert!(JournalFile::open(&path, &ME).unwrap().is_none(), "byte {at}");
-            file.write_all_at(&byte, at).unwrap();
+            flip(&dir, at);
+            assert!(JournalFile::open(dir.path(), 0).unwrap().is_none(), "byte {at}");
+            flip(&dir, at);
         }
+        let path = dir.path().join(name(0));
         File::options()
             .write(true)
-            .open(&path)
+            .open(path)
             .unwrap()
             .set_len(39)
             .unwrap();
-        assert!(JournalFile::open(&path, &ME).unwrap().is_none());
+        assert!(JournalFile::open(dir.path(), 0).unwrap().is_none());
     }
 
     #[test]
     fn room_is_what_is_left() {
-        let (_dir, path) = file();
-        let (mut journal, _) = JournalFile::open(&path, &ME).unwrap().unwrap();
+        let (_dir, mut journal) = file(5);
         let most = BYTES as usize - FILE_HEADER - GROUP_HEADER;
         assert!(journal.has_room(most) && !journal.has_room(most + 1));
-        journal.write(0, 1, &[1; 100]).unwrap();
+        write(&mut journal, 0, 1, &[9; 100]);
         assert!(journal.has_room(most - 100 - GROUP_HEADER) && !journal.has_room(most - 99 - GROUP_HEADER));
         assert!(journal.could_hold(most) && !journal.could_hold(most + 1));
+        assert_eq!(length_for(most), BYTES);
     }
 }

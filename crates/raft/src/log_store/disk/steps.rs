@@ -7,8 +7,8 @@
 //! 3 remove from     index u64
 //! 4 remove before   index u64
 //! ```
-//! Integers are little-endian. The steps are those that the writer asked for, in its order, so that to repeat them on an older state of the
-//! store gives the newer one.
+//! Integers are little-endian. The steps are those that the writer asked for, in its order, so that to repeat them all
+//! gives the log as it is.
 
 use crate::types::Entry;
 
@@ -22,8 +22,8 @@ const REMOVE_BEFORE: u8 = 4;
 /// One thing to do to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step<'a> {
-    /// Adds the frame of an entry, which follows the newest one.
-    Entry { index: u64, frame: &'a [u8] },
+    /// Adds the frame of an entry, which follows the newest one. The frame begins at `at`, from the first step on.
+    Entry { index: u64, frame: &'a [u8], at: usize },
     /// Puts a record in the place of the one before.
     Record(&'a [u8]),
     /// Removes the entries from this index on.
@@ -71,12 +71,21 @@ fn push_bytes(steps: &mut Vec<u8>, bytes: &[u8]) -> Result<(), String> {
 
 /// The steps in these bytes; `None` in the place of what is none, and then it ends.
 pub(super) fn parse(bytes: &[u8]) -> impl Iterator<Item = Option<Step<'_>>> {
+    let length = bytes.len();
     let mut rest = Some(bytes);
     std::iter::from_fn(move || {
         let bytes = rest.filter(|bytes| !bytes.is_empty())?;
         let parsed = parse_one(bytes);
         rest = parsed.map(|(_, rest)| rest);
-        Some(parsed.map(|(step, _)| step))
+        let placed = parsed.map(|(step, rest)| match step {
+            Step::Entry { index, frame, .. } => Step::Entry {
+                index,
+                frame,
+                at: length - rest.len() - frame.len(),
+            },
+            step => step,
+        });
+        Some(placed)
     })
 }
 
@@ -86,7 +95,7 @@ fn parse_one(bytes: &[u8]) -> Option<(Step<'_>, &[u8])> {
         ENTRY => {
             let (index, rest) = number(rest)?;
             let (frame, rest) = sized(rest)?;
-            Some((Step::Entry { index, frame }, rest))
+            Some((Step::Entry { index, frame, at: 0 }, rest))
         }
         RECORD => sized(rest).map(|(record, rest)| (Step::Record(record), rest)),
         REMOVE_FROM => number(rest).map(|(index, rest)| (Step::RemoveFrom(index), rest)),
@@ -126,6 +135,7 @@ mod tests {
             Step::Entry {
                 index: 7,
                 frame: &frame,
+                at: 13,
             },
             Step::RemoveFrom(8),
             Step::Record(b"promise"),

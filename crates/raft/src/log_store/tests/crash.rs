@@ -21,10 +21,7 @@ const SEED: &str = "BRAMA_TEST_CRASH_SEED";
 const TOLD: &str = "BRAMA_TEST_CRASH_TOLD";
 
 const SIZES: Sizes = Sizes {
-    segment: SegmentLimits {
-        entries: 40,
-        bytes: 4 * 1024 * 1024,
-    },
+    file_bytes: 256 * 1024,
     cache_bytes: 100_000,
 };
 
@@ -44,7 +41,7 @@ struct Told {
 async fn what_was_acknowledged_survives_kill_9() {
     let dir = TempDir::new().unwrap();
     let folder = dir.path().join("log");
-    crate::log_store::create(&folder).unwrap();
+    crate::log_store::Disk::create(&folder, SIZES.file_bytes).unwrap();
     let seed = std::env::var(SEED).map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("seed: {SEED}={seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -67,13 +64,13 @@ async fn what_was_acknowledged_survives_kill_9() {
     );
 }
 
-/// A limit of the file size makes sled's writes fail, for another reason than want of room: what was acknowledged stays.
+/// A limit of the file size makes writes fail, for another reason than want of room: what was acknowledged stays.
 #[tokio::test]
 async fn a_write_that_fails_is_an_error_and_loses_nothing() {
     let dir = TempDir::new().unwrap();
     let folder = dir.path().join("log");
-    crate::log_store::create(&folder).unwrap();
-    let mut writer = start(&folder, 1, Some(8 * 1024));
+    crate::log_store::Disk::create(&folder, SIZES.file_bytes).unwrap();
+    let mut writer = start(&folder, 1, Some(512));
     let mut output = writer.stdout.take().unwrap();
     let told = tokio::task::spawn_blocking(move || listen(&mut output));
     let told = tokio::time::timeout(Duration::from_secs(60), told).await;
@@ -200,7 +197,7 @@ async fn child() {
     let mut random = StdRng::seed_from_u64(seed.parse().unwrap());
     let folder = Path::new(&folder);
     if !folder.exists() {
-        crate::log_store::create(folder).unwrap();
+        crate::log_store::Disk::create(folder, SIZES.file_bytes).unwrap();
     }
     let mut store = LogStore::open_with(folder, SIZES).unwrap();
     if let Err(error) = write_for_ever(&mut store, &mut random).await {

@@ -79,10 +79,11 @@ impl Control {
 fn controlled() -> (TestLog, Arc<Control>) {
     let dir = TempDir::new().unwrap();
     let folder = dir.path().join("log");
-    crate::log_store::create(&folder).unwrap();
+    Disk::create(&folder, SMALL.file_bytes).unwrap();
     let control = Arc::new(Control::new());
-    let (disk, record) = Disk::open(&folder, SMALL.segment).unwrap();
-    disk.replace_sync(|real| Box::new(Controlled(control.clone(), real)));
+    let (disk, record) = Disk::open(&folder, None, SMALL.file_bytes).unwrap();
+    let by = control.clone();
+    disk.replace_sync(move |real| Box::new(Controlled(by.clone(), real)));
     let store = LogStore::start(disk, record, SMALL, Box::new(|| Ok(u64::MAX))).unwrap();
     (TestLog { folder, store, dir }, control)
 }
@@ -216,17 +217,6 @@ async fn writes_that_wait_when_the_disk_fails_all_fail() {
     for answer in done {
         assert!(answer.await.unwrap().is_err());
     }
-}
-
-#[tokio::test]
-async fn a_value_in_a_blob_file_is_refused() {
-    let mut log = TestLog::new(SMALL);
-    log.append(entries(1, 0..3, 100)).await;
-    std::fs::write(log.folder.join("blobs").join("123"), b"x").unwrap();
-    append(&mut log.store, entries(1, 3..4, 100)).await.unwrap();
-    // It is in the journal. When sled shall keep it, it is looked whether it can.
-    let error = log.store.handle().close().await.unwrap_err();
-    assert!(error.to_string().contains("blobs"), "{error}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::*;
@@ -13,38 +13,34 @@ use crate::log_store::disk::{Disk, SyncData};
 const PIECE: usize = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A disk that can be full: sled cannot be made durable then.
-#[derive(Default)]
+/// A disk that can be full: no file can be made then.
 struct FullDisk {
-    full: AtomicBool,
-    free: AtomicU64,
-}
-
-impl SyncData for FullDisk {
-    fn sync_data(&self) -> io::Result<()> {
-        if self.full.load(SeqCst) {
-            return Err(io::Error::from_raw_os_error(28));
-        }
-        Ok(())
-    }
+    disk: Arc<Disk>,
+    free: Arc<AtomicU64>,
 }
 
 impl FullDisk {
     fn fill(&self) {
-        self.full.store(true, SeqCst);
+        self.disk.set_full(true);
         self.free.store(0, SeqCst);
     }
 
     fn free(&self) {
-        self.full.store(false, SeqCst);
+        self.disk.set_full(false);
         self.free.store(u64::MAX, SeqCst);
     }
 }
 
+/// As it is, but that nothing is read from memory.
+const SIZES: Sizes = Sizes {
+    file_bytes: 4 * 1024 * 1024,
+    cache_bytes: 0,
+};
+
 struct Fixture {
     log: TestLog,
     handle: LogHandle,
-    disk: Arc<FullDisk>,
+    disk: FullDisk,
     /// The next index to append.
     next: u64,
 }
@@ -52,13 +48,14 @@ struct Fixture {
 fn fixture() -> Fixture {
     let dir = TempDir::new().unwrap();
     let folder = dir.path().join("log");
-    crate::log_store::create(&folder).unwrap();
-    let full = Arc::new(FullDisk::default());
-    let (disk, record) = Disk::open(&folder, SMALL.segment).unwrap();
-    disk.replace_sync_of_sled(full.clone());
-    let free = full.clone();
-    let free_space = Box::new(move || Ok(free.free.load(SeqCst)));
-    let store = LogStore::start(disk, record, SMALL, free_space).unwrap();
+    Disk::create(&folder, SIZES.file_bytes).unwrap();
+    let (disk, record) = Disk::open(&folder, None, SIZES.file_bytes).unwrap();
+    let free = Arc::new(AtomicU64::new(u64::MAX));
+    let free_now = free.clone();
+    let free_space = Box::new(move || Ok(free_now.load(SeqCst)));
+    let store = LogStore::start(disk, record, SIZES, free_space).unwrap();
+    let disk = store.shared.disk.read().clone().unwrap();
+    let full = FullDisk { disk, free };
     Fixture {
         handle: store.handle(),
         log: TestLog { folder, store, dir },
@@ -147,7 +144,7 @@ async fn a_full_disk_is_waited_out() {
     }
     let expected = f.all();
     assert_eq!(f.log.all().await, expected);
-    let log = f.log.reopen(SMALL).await;
+    let log = f.log.reopen(SIZES).await;
     assert_eq!(log.all().await, expected);
     assert_eq!(log.store.reader().read_vote().await.unwrap(), Some(given));
 }
@@ -164,24 +161,29 @@ async fn it_goes_on_though_nothing_is_asked_of_it() {
         expected,
         "from disk: memory holds nothing here"
     );
-    assert_eq!(f.log.reopen(SMALL).await.all().await, expected);
+    assert_eq!(f.log.reopen(SIZES).await.all().await, expected);
 }
 
-/// The journal is written in place, but on some file systems even that takes room. What it was to hold is in the system's memory then, and
-/// found there when sled is opened again: it is written once, not twice.
+/// The journal is written in place, but on some file systems even that takes room. Then what it was to hold is written once more, in the same
+/// place.
 #[tokio::test]
 async fn a_journal_that_has_no_room_is_waited_for() {
-    struct Journal(Arc<FullDisk>, Box<dyn SyncData>);
+    struct Journal(Arc<AtomicU64>, Box<dyn SyncData>);
     impl SyncData for Journal {
         fn sync_data(&self) -> io::Result<()> {
-            self.0.sync_data()?;
+            if self.0.load(SeqCst) == 0 {
+                return Err(io::Error::from_raw_os_error(28));
+            }
             self.1.sync_data()
         }
     }
     let mut f = fixture();
-    let full = f.disk.clone();
-    let disk = f.log.store.shared.disk.read().clone().unwrap();
-    disk.replace_sync(|real| Box::new(Journal(full.clone(), real)));
+    f.append().await;
+    let free = f.disk.free.clone();
+    let by = free.clone();
+    f.disk
+        .disk
+        .replace_sync(move |real| Box::new(Journal(by.clone(), real)));
     f.append().await;
     f.disk.fill();
     let (callback, mut done) = callback();
@@ -195,14 +197,12 @@ async fn a_journal_that_has_no_room_is_waited_for() {
     f.disk.free();
     let answer = tokio::time::timeout(PATIENCE, done).await.unwrap();
     answer.unwrap().unwrap();
-    f.until_it_goes_on().await;
     for _ in 0..20 {
         f.append().await;
     }
     let expected = f.all();
     assert_eq!(f.log.all().await, expected);
-    drop(disk);
-    assert_eq!(f.log.reopen(SMALL).await.all().await, expected);
+    assert_eq!(f.log.reopen(SIZES).await.all().await, expected);
 }
 
 #[tokio::test]
@@ -213,14 +213,14 @@ async fn what_was_acknowledged_with_a_full_disk_survives_a_crash() {
     f.log.store.save_vote(&given).await.unwrap();
     // As a crash leaves it: what is on disk now.
     let copy = f.log.dir.path().join("copy");
-    fs::create_dir_all(copy.join("blobs")).unwrap();
+    fs::create_dir_all(&copy).unwrap();
     for file in fs::read_dir(&f.log.folder).unwrap() {
         let file = file.unwrap();
         if file.file_type().unwrap().is_file() {
             fs::copy(file.path(), copy.join(file.file_name())).unwrap();
         }
     }
-    let store = LogStore::open_with(&copy, SMALL).unwrap();
+    let store = LogStore::open_with(&copy, SIZES).unwrap();
     assert_eq!(all(&store).await, f.all());
     assert_eq!(store.reader().read_vote().await.unwrap(), Some(given));
 }
@@ -230,7 +230,7 @@ async fn a_log_is_closed_on_a_full_disk_and_loses_nothing() {
     let mut f = fixture();
     f.fill().await;
     let expected = f.all();
-    assert_eq!(f.log.reopen(SMALL).await.all().await, expected);
+    assert_eq!(f.log.reopen(SIZES).await.all().await, expected);
 }
 
 #[tokio::test]
@@ -250,43 +250,10 @@ async fn whoever_waits_for_room_ends_with_the_log() {
     for done in waiting {
         acknowledged += u64::from(done.await.unwrap().is_ok());
     }
-    let log = LogStore::open_with(&f.log.folder, SMALL).unwrap();
+    let log = LogStore::open_with(&f.log.folder, SIZES).unwrap();
     let found = all(&log).await;
     assert!(found.len() as u64 >= acknowledged);
     assert_eq!(found, entries(1, 0..found.len() as u64, PIECE));
-}
-
-/// There is some room, and too little to open sled again. Then nothing on disk can be read for a while, and what is asked is still
-/// made durable.
-#[tokio::test]
-async fn readers_wait_while_there_is_too_little_room() {
-    let mut f = fixture();
-    for _ in 0..20 {
-        f.append().await;
-    }
-    f.fill().await;
-    let disk = f.log.store.shared.disk.read().clone().unwrap();
-    disk.cramped.store(true, SeqCst);
-    f.disk.free();
-    f.handle.tick();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(f.handle.full_since().is_some());
-    let given = vote(7, 2);
-    f.log.store.save_vote(&given).await.unwrap();
-    let mut reader = f.log.store.reader();
-    let reading = tokio::spawn(async move { reader.try_get_log_entries(..).await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!reading.is_finished(), "it waits, and does not fail");
-
-    disk.cramped.store(false, SeqCst);
-    f.until_it_goes_on().await;
-    let read = tokio::time::timeout(PATIENCE, reading).await.unwrap();
-    assert_eq!(read.unwrap().unwrap(), f.all());
-    drop(disk);
-    let expected = f.all();
-    let log = f.log.reopen(SMALL).await;
-    assert_eq!(log.all().await, expected);
-    assert_eq!(log.store.reader().read_vote().await.unwrap(), Some(given));
 }
 
 #[tokio::test]

@@ -16,16 +16,12 @@ use openraft::type_config::TypeConfigExt as _;
 use tempfile::TempDir;
 
 use super::codec::log_id;
-use super::disk::SegmentLimits;
 use super::{LogStore, Sizes};
 use crate::types::{Entry, LeaderId, LogId, Payload, TypeConfig, Vote};
 
-/// Many segments, and next to no cache: whatever is durable is read from disk.
+/// Many files, and next to no cache: whatever is durable is read from disk.
 const SMALL: Sizes = Sizes {
-    segment: SegmentLimits {
-        entries: 16,
-        bytes: 4 * 1024 * 1024,
-    },
+    file_bytes: 16 * 1024,
     cache_bytes: 0,
 };
 
@@ -40,7 +36,7 @@ impl TestLog {
     fn new(sizes: Sizes) -> Self {
         let dir = TempDir::new().unwrap();
         let folder = dir.path().join("log");
-        super::create(&folder).unwrap();
+        super::Disk::create(&folder, sizes.file_bytes).unwrap();
         let store = LogStore::open_with(&folder, sizes).unwrap();
         Self { folder, store, dir }
     }

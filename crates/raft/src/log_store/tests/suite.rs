@@ -47,12 +47,9 @@ impl TimeSource for Stopped {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn openrafts_suite_passes_on_small_segments() {
+async fn openrafts_suite_passes_on_small_files() {
     let sizes = Sizes {
-        segment: super::SegmentLimits {
-            entries: 3,
-            ..SMALL.segment
-        },
+        file_bytes: 512,
         ..SMALL
     };
     Suite::test_all(Builder(sizes)).await.unwrap();
