@@ -704,7 +704,8 @@ impl Proposal {
             // Another leads soon, perhaps.
             Err(ProposeError::NoLeader | ProposeError::NoRoom) => {}
             Err(error @ ProposeError::Unknown { .. }) if self.repeatable => self.unknown = Some(error),
-            Err(error) => self.result = Some(Err(error)),
+            // What an earlier attempt left open, no later refusal settles.
+            Err(error) => self.result = Some(Err(self.unknown.take().unwrap_or(error))),
         }
     }
 }
@@ -716,5 +717,25 @@ fn end(proposals: &mut [Proposal], why: impl Fn() -> ProposeError) {
         let no_room = proposal.no_room.then_some(ProposeError::NoRoom);
         let known = proposal.unknown.take().or(no_room);
         proposal.result = Some(Err(known.unwrap_or_else(&why)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by cutting the power of a leader's disk: consensus failed with the command on its way, and the next attempt said "nothing was changed".
+    #[test]
+    fn what_is_unknown_stays_unknown_whatever_a_later_attempt_says() {
+        let mut proposal = Proposal {
+            encoded: Bytes::new(),
+            repeatable: true,
+            unknown: None,
+            result: None,
+        };
+        proposal.hear(Err(ProposeError::unknown("consensus stopped on the leader")));
+        assert!(proposal.result.is_none(), "it is tried again");
+        proposal.hear(Err(ProposeError::Stopping));
+        assert!(matches!(proposal.result, Some(Err(ProposeError::Unknown { .. }))));
     }
 }
