@@ -211,7 +211,7 @@ impl JournalFile {
     /// Writes a group, durable with the next [`JournalFile::sync`]; gives where its steps are. It may be written again, until
     /// [`JournalFile::written`]. The caller knows that there is room.
     pub(super) fn write(
-        &mut self,
+        &self,
         identity: &Identity,
         before: u64,
         after: u64,
