@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
@@ -38,6 +39,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// A snapshot, as openraft hands it around.
 pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 
+/// A log of so many bytes, and as long as the snapshot, calls for a new one, if its number of entries did not before: an entry may hold
+/// thousands of commands, and a restart has to read the one and apply the other.
+const LOG_BYTES: u64 = 16 * 1024 * 1024;
 /// An apply that takes longer is logged with its cost.
 const SLOW_APPLY: Duration = Duration::from_millis(50);
 
@@ -57,6 +61,10 @@ pub(crate) struct SharedState {
     /// How many snapshots have replaced the state since the start.
     installed: watch::Sender<u64>,
     contents: Contents,
+    /// Bytes of the entries that were applied since a snapshot was begun: what a restart would have to apply again.
+    log_bytes: Arc<AtomicU64>,
+    /// Bytes of the newest snapshot; 0: there is none.
+    snapshot_bytes: Arc<AtomicU64>,
 }
 
 /// See [`SharedState::standing`].
@@ -90,6 +98,16 @@ impl SharedState {
     /// Reads the state; applies wait for `f`.
     pub(crate) fn read<T>(&self, f: impl FnOnce(&Machine) -> T) -> T {
         f(&self.inner.read().machine)
+    }
+
+    /// Whether so much of the log was applied since the last snapshot that the next one shall not wait for its number of entries: once
+    /// for each time that it is.
+    pub(crate) fn wants_snapshot(&self) -> bool {
+        let much = self.snapshot_bytes.load(Ordering::Relaxed).max(LOG_BYTES);
+        let is_much = |bytes: u64| (bytes >= much).then_some(0);
+        self.log_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_much)
+            .is_ok()
     }
 
     /// Follows how far the state is.
@@ -170,11 +188,36 @@ pub(crate) struct StateStore {
     folder: PathBuf,
     shared: SharedState,
     clock: ClusterClock,
+    beside: Arc<Beside>,
     current: Option<(SnapshotMeta, SnapshotFile)>,
     /// Nobody waits for room on the disk any more.
     stop: CancellationToken,
     newest: watch::Receiver<Option<(SnapshotMeta, SnapshotFile)>>,
     publish_newest: watch::Sender<Option<(SnapshotMeta, SnapshotFile)>>,
+}
+
+/// What applies cost while a snapshot is being built, so that its log line tells whether it held them up.
+#[derive(Default)]
+struct Beside {
+    building: AtomicBool,
+    applies: AtomicU64,
+    slowest_us: AtomicU64,
+}
+
+impl Beside {
+    fn begin(&self) {
+        self.applies.store(0, Ordering::Relaxed);
+        self.slowest_us.store(0, Ordering::Relaxed);
+        self.building.store(true, Ordering::Relaxed);
+    }
+
+    fn applied(&self, took: Duration) {
+        if self.building.load(Ordering::Relaxed) {
+            let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.applies.fetch_add(1, Ordering::Relaxed);
+            self.slowest_us.fetch_max(us, Ordering::Relaxed);
+        }
+    }
 }
 
 impl StateStore {
@@ -196,6 +239,7 @@ impl StateStore {
             history: History::default(),
         };
         let mut current = None;
+        let mut snapshot_bytes = 0;
         if let Some(file) = snapshot_file::newest(&folder)? {
             let (head, frozen) = file.load()?;
             inner = Inner {
@@ -209,6 +253,7 @@ impl StateStore {
                 inner.reach(log_id);
             }
             clock.applied(inner.machine.time());
+            snapshot_bytes = file.bytes();
             current = Some((head.meta, file));
         }
         let (applied, _) = watch::channel(Applied::default());
@@ -217,6 +262,8 @@ impl StateStore {
             applied,
             installed: watch::Sender::new(0),
             contents,
+            log_bytes: Arc::default(),
+            snapshot_bytes: Arc::new(snapshot_bytes.into()),
         };
         shared.publish();
         let (publish_newest, newest) = watch::channel(None);
@@ -224,6 +271,7 @@ impl StateStore {
             folder,
             shared,
             clock,
+            beside: Arc::default(),
             current,
             stop,
             newest,
@@ -255,6 +303,8 @@ impl StateStore {
         match entry.payload {
             EntryPayload::Blank => self.shared.inner.write().reach(entry.log_id),
             EntryPayload::Normal(payload) => {
+                let bytes = payload.0.len() as u64;
+                self.shared.log_bytes.fetch_add(bytes, Ordering::Relaxed);
                 let mut inner = self.shared.inner.write();
                 let before = inner.machine.time();
                 let applied = inner.machine.apply_entry(term, &payload.0);
@@ -284,6 +334,7 @@ impl StateStore {
             }
         }
         let took = started.elapsed();
+        self.beside.applied(took);
         if took > SLOW_APPLY {
             tracing::warn!(log_id = %entry.log_id, ?took, answers = answers.answers.len(), "an apply was slow");
         }
@@ -317,8 +368,11 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.beside.begin();
+        self.shared.log_bytes.store(0, Ordering::Relaxed);
         SnapshotBuilder {
             folder: self.folder.clone(),
+            beside: self.beside.clone(),
             state: Some(self.shared.freeze()),
             shared: self.shared.clone(),
             stop: self.stop.clone(),
@@ -351,9 +405,9 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             ));
         }
         let time = machine.time();
-        {
+        let before = {
             let mut inner = self.shared.inner.write();
-            inner.machine = machine;
+            let before = std::mem::replace(&mut inner.machine, machine);
             inner.last_applied = head.meta.last_log_id;
             inner.membership = head.meta.last_membership.clone();
             inner.ever_members.extend(head.ever_members);
@@ -363,10 +417,15 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             if let Some(log_id) = inner.last_applied {
                 inner.reach(log_id);
             }
-        }
+            before
+        };
+        // A hundred thousand circuits take a while to free; neither readers nor this thread wait for it.
+        drop(tokio::task::spawn_blocking(move || drop(before)));
         self.clock.applied(time);
         self.shared.publish();
         self.shared.installed.send_modify(|installed| *installed += 1);
+        self.shared.log_bytes.store(0, Ordering::Relaxed);
+        self.shared.snapshot_bytes.store(file.bytes(), Ordering::Relaxed);
         self.current = Some((head.meta, file));
         Ok(())
     }
@@ -379,6 +438,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
 /// Writes one snapshot, while applies go on.
 pub(crate) struct SnapshotBuilder {
     folder: PathBuf,
+    beside: Arc<Beside>,
     state: Option<(SnapshotHead, brama_core::snapshot::Frozen)>,
     shared: SharedState,
     stop: CancellationToken,
@@ -401,12 +461,20 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             });
             match written.await.map_err(io::Error::other)? {
                 Ok((meta, file)) => {
-                    tracing::info!(bytes = file.bytes(), took = ?started.elapsed(), "wrote a snapshot");
+                    self.beside.building.store(false, Ordering::Relaxed);
+                    tracing::info!(
+                        bytes = file.bytes(),
+                        took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                        applies = self.beside.applies.load(Ordering::Relaxed),
+                        slowest_apply_us = self.beside.slowest_us.load(Ordering::Relaxed),
+                        "wrote a snapshot"
+                    );
                     break (meta, file);
                 }
                 Err(error) => wait_for_room(error, &mut attempts, &self.stop).await?,
             }
         };
+        self.shared.snapshot_bytes.store(file.bytes(), Ordering::Relaxed);
         self.publish_newest
             .send_replace(Some((meta.clone(), file.clone())));
         Ok(Snapshot { meta, snapshot: file })
