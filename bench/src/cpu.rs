@@ -1,11 +1,15 @@
-//! What processes cost, from `/proc`.
+//! What processes cost, from `/proc` and their folders.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 /// Clock ticks a second in `/proc/PID/stat`: 100 on every Linux that Rust runs on.
 const TICKS: u32 = 100;
 const PAGE_BYTES: u64 = 4096;
+/// The unit in which file systems tell how much a file takes.
+const BLOCK_BYTES: u64 = 512;
 
 /// Processor time of these processes until now, in user and kernel mode. One that is gone counts as nothing.
 pub(crate) fn time(pids: &[u32]) -> Duration {
@@ -61,6 +65,36 @@ pub(crate) fn resident_bytes(pids: &[u32]) -> Vec<u64> {
     pids.iter()
         .map(|pid| resident(pid).unwrap_or(0) * PAGE_BYTES)
         .collect()
+}
+
+/// The most memory that these processes ever held, in bytes, each.
+pub(crate) fn peak_bytes(pids: &[u32]) -> Vec<u64> {
+    let peak = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    pids.iter().map(|pid| peak(pid).unwrap_or(0) * 1024).collect()
+}
+
+/// How many descriptors (`fd`) or threads (`task`) a process has; `None`: it is gone.
+pub(crate) fn entries(pid: u32, what: &str) -> Option<usize> {
+    Some(fs::read_dir(format!("/proc/{pid}/{what}")).ok()?.count())
+}
+
+/// What a folder takes on disk, in bytes; files that go meanwhile count as nothing.
+pub(crate) fn disk_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    let bytes = entries
+        .filter_map(Result::ok)
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+            Ok(metadata) => metadata.blocks() * BLOCK_BYTES,
+            Err(_) => 0,
+        });
+    bytes.sum()
 }
 
 fn ticks(pid: u32) -> Option<u32> {

@@ -1,6 +1,7 @@
 //! Load for Brama and for etcd: the same generator, the same connections, the same machine.
 //!
-//! `brama-bench run` measures one system; `brama-bench compare` runs both in turn and prints the ratios.
+//! `brama-bench run` measures one system; `brama-bench compare` runs both in turn and prints the ratios. `brama-bench size` and
+//! `brama-bench soak` are about Brama alone: how big, and how old.
 
 mod compare;
 mod connect;
@@ -11,8 +12,11 @@ mod fanout;
 mod figures;
 mod floor;
 mod load;
+mod metrics;
 mod operations;
 mod pb;
+mod size;
+mod soak;
 mod stream;
 mod system;
 mod wire;
@@ -22,10 +26,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use brama_faults::findings::{Findings, Verdict};
 use clap::{Parser, Subcommand};
 
 use crate::compare::Compare;
 use crate::floor::Floor;
+use crate::size::Sizes;
+use crate::soak::Soak;
 use crate::system::{Kind, System};
 use crate::workload::Workload;
 
@@ -65,6 +72,14 @@ enum Command {
     ///
     /// Exit codes: 0 it was measured; with --check: 1 a bar is missed, 3 a bar could not be told.
     Compare(Compare),
+    /// Many circuits, sessions and subscribers, and what they cost
+    ///
+    /// Exit codes: 0 every bound holds; 1 one does not; 3 it could not be told.
+    Size(Sizes),
+    /// A steady load for a long time, with nodes that are restarted, and whether anything grows
+    ///
+    /// Exit codes: 0 all of it holds; 1 something is broken, or grows; 3 it could not be told.
+    Soak(Soak),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -114,6 +129,22 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             );
         }
         Command::Compare(compare) => return compare::run(&compare, &arguments.data).await,
+        Command::Size(sizes) => return Ok(told(size::measure(&sizes, &arguments.data).await)),
+        Command::Soak(soak) => return Ok(told(soak::run(&soak, &arguments.data).await)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what came of it, as the fault runs do.
+fn told(outcome: anyhow::Result<Findings>) -> ExitCode {
+    match outcome {
+        Ok(findings) => {
+            println!("{findings}");
+            findings.verdict().into()
+        }
+        Err(error) => {
+            eprintln!("it could not be told: {error:#}");
+            Verdict::Unknown.into()
+        }
+    }
 }

@@ -4,6 +4,7 @@ mod client;
 mod config;
 mod dev;
 mod exit;
+mod process;
 mod serve;
 
 use std::process::ExitCode;

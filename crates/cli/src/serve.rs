@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::ConfigArgs;
 use crate::exit::{Code, Failure, Outcome};
+use crate::process;
 
 /// A node that was told to stop is gone within 5 seconds; this leaves some of them to the process itself.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
@@ -19,6 +20,7 @@ const LEAVE_WITHIN: Duration = Duration::from_millis(200);
 pub(crate) fn run(args: ConfigArgs) -> Outcome {
     let config = args.load()?.config;
     logging::init(&config.log).map_err(|error| Failure::new(Code::General, error.to_string()))?;
+    process::prepare(config.limits.max_connections);
     let runtime =
         runtime().map_err(|error| Failure::new(Code::General, format!("cannot start threads: {error}")))?;
     let outcome = runtime.block_on(serve(config));

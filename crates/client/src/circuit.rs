@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brama_core::CircuitName;
+use brama_core::Metadata;
 use brama_core::command::{IfExists, PermitId};
-use brama_core::name::Metadata;
 use brama_core::policy::{EffectivePolicy, Expiry, Policy, PolicyOption};
 use brama_core::query::{Availability, CircuitStatus};
 use brama_core::reply::{Admission, ItemReply};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use brama_core::command::{PermitId, ReportItem};
 use brama_core::limits::MAX_REASON_BYTES;
-use brama_core::name::{check_metadata, check_reason};
+use brama_core::name::check_reason;
 use brama_core::report::{Outcome, Summary};
 use brama_core::{CircuitName, Metadata, Refusal};
 
@@ -51,8 +51,8 @@ impl Item {
     }
 
     /// Goes into the event, over the circuit's own; the limits are those of the circuit's metadata.
-    pub fn with_metadata(mut self, key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Self {
-        self.0.metadata.insert(key.into(), value.into());
+    pub fn with_metadata(mut self, key: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.0.metadata.insert(key, value);
         self
     }
 
@@ -61,7 +61,7 @@ impl Item {
         self.0.name.validate()?;
         self.0.summary.validate()?;
         check_reason(self.0.reason.as_deref())?;
-        check_metadata(&self.0.metadata)
+        self.0.metadata.validate()
     }
 
     /// About how many bytes it takes in a request; never less.

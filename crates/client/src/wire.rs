@@ -244,10 +244,7 @@ fn permit(bytes: &[u8]) -> Result<PermitId, Error> {
 }
 
 fn metadata(metadata: BTreeMap<String, String>) -> Metadata {
-    metadata
-        .into_iter()
-        .map(|(key, value)| (Arc::from(key), Arc::from(value)))
-        .collect()
+    metadata.into_iter().collect()
 }
 
 fn time(time: Option<Timestamp>) -> Result<ClusterTime, Error> {

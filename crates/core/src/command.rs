@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Limits;
-use crate::name::{CircuitName, Metadata};
+use crate::metadata::Metadata;
+use crate::name::CircuitName;
 use crate::policy::{Expiry, GlobalOptions, Policy, PolicyOption};
 use crate::report::Summary;
 use crate::time::ClusterTime;

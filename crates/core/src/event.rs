@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::circuit::StateName;
 use crate::command::PermitId;
-use crate::name::{CircuitName, Metadata};
+use crate::metadata::Metadata;
+use crate::name::CircuitName;
 use crate::time::ClusterTime;
 
 /// One thing that happened.

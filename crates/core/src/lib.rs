@@ -15,6 +15,7 @@ pub mod event;
 pub mod event_log;
 pub mod limits;
 pub mod machine;
+pub mod metadata;
 pub mod name;
 pub mod policy;
 pub mod query;
@@ -28,7 +29,8 @@ mod timers;
 
 pub use command::{Batch, Command};
 pub use machine::Machine;
-pub use name::{CircuitName, Metadata, Name};
+pub use metadata::Metadata;
+pub use name::{CircuitName, Name};
 pub use reply::{Refusal, Reply};
 pub use report::Summary;
 pub use time::ClusterTime;

@@ -1,15 +1,11 @@
-//! Names, metadata and reasons: text that was checked once and is cheap to share.
+//! Names and reasons: text that was checked once and is cheap to share.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use crate::limits::{
-    MAX_METADATA_ENTRIES, MAX_METADATA_KEY_BYTES, MAX_METADATA_VALUE_BYTES, MAX_NAME_BYTES, MAX_REASON_BYTES,
-};
+use crate::limits::{MAX_NAME_BYTES, MAX_REASON_BYTES};
 use crate::reply::Refusal;
 
 /// A scope or an identifier: 1..=255 bytes of UTF-8 without control characters. Its clone is O(1) and allocates nothing.
@@ -76,40 +72,6 @@ fn check_name(field: &'static str, text: &str) -> Result<(), Refusal> {
     }
     if text.chars().any(char::is_control) {
         return Err(Refusal::invalid(field, "must not contain control characters"));
-    }
-    Ok(())
-}
-
-/// What users attach to circuits and reports, in the order of its keys.
-pub type Metadata = BTreeMap<Arc<str>, Arc<str>>;
-
-/// Checks metadata against its limits.
-///
-/// # Errors
-/// [`Refusal::InvalidArgument`] that names `metadata`.
-pub fn check_metadata(metadata: &Metadata) -> Result<(), Refusal> {
-    if metadata.len() > MAX_METADATA_ENTRIES {
-        let n = metadata.len();
-        return Err(Refusal::invalid(
-            "metadata",
-            format!("has {n} entries, at most {MAX_METADATA_ENTRIES} are allowed"),
-        ));
-    }
-    for (key, value) in metadata {
-        if key.is_empty() || key.len() > MAX_METADATA_KEY_BYTES {
-            let text = format!(
-                "has a key of {} bytes, 1..={MAX_METADATA_KEY_BYTES} are allowed",
-                key.len()
-            );
-            return Err(Refusal::invalid("metadata", text));
-        }
-        if value.len() > MAX_METADATA_VALUE_BYTES {
-            let text = format!(
-                "has a value of {} bytes, at most {MAX_METADATA_VALUE_BYTES} are allowed",
-                value.len()
-            );
-            return Err(Refusal::invalid("metadata", text));
-        }
     }
     Ok(())
 }

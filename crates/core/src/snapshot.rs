@@ -165,7 +165,9 @@ impl Frozen {
         }
         let mut events = Vec::new();
         for _ in 0..head.events {
-            events.push(Arc::new(read_record::<Event>(&mut input)?));
+            let mut event = read_record::<Event>(&mut input)?;
+            state.share(&mut event);
+            events.push(Arc::new(event));
         }
         let digest = input.hash.digest();
         let mut end = [0; 8];
@@ -188,6 +190,28 @@ impl Frozen {
         // A sink takes everything.
         let _ = self.write_to(&mut out);
         out.hash.digest()
+    }
+}
+
+impl State {
+    /// Lets an event that was read have its texts from its circuit, as one that was applied has: a restored state takes no more memory than the
+    /// one that was written.
+    fn share(&self, event: &mut Event) {
+        let Some((name, id)) = event
+            .name
+            .as_ref()
+            .and_then(|name| self.names.get_key_value(name))
+        else {
+            return;
+        };
+        event.name = Some(name.clone());
+        if let Some(circuit) = self
+            .circuits
+            .get(id)
+            .filter(|circuit| circuit.metadata == event.metadata)
+        {
+            event.metadata = circuit.metadata.clone();
+        }
     }
 }
 

@@ -60,7 +60,7 @@ fn each_deadline(
             }
         }
         State::HalfOpen { permits, .. } => {
-            for (permit, until) in permits {
+            for (permit, until) in permits.iter() {
                 f((*until, id, Some(*permit), circuit.generation));
             }
         }

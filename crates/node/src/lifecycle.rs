@@ -150,10 +150,9 @@ impl Node {
         let api = Api::new(
             replica.clone(),
             news,
-            config.cluster.name.clone(),
+            &config,
             subscribers,
             requests.clone(),
-            config.events.progress_interval,
             quorum,
             node.end_streams.clone(),
         );

@@ -321,6 +321,11 @@ pub(crate) async fn observe(node: Arc<Inner>) {
         if node.state.standing(node.options.node_id) == Standing::Removed {
             node.fail("this node was removed from the cluster; to come back, it needs an empty data directory and a new id".into());
         }
+        if node.state.wants_snapshot()
+            && let Err(fatal) = node.raft.trigger().snapshot().await
+        {
+            tracing::debug!(%fatal, "no snapshot: consensus has stopped");
+        }
         tokio::select! {
             () = node.stop.cancelled() => return,
             changed = metrics.changed() => if changed.is_err() { return },

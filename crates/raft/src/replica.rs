@@ -731,6 +731,7 @@ mod tests {
             encoded: Bytes::new(),
             repeatable: true,
             unknown: None,
+            no_room: false,
             result: None,
         };
         proposal.hear(Err(ProposeError::unknown("consensus stopped on the leader")));

@@ -47,7 +47,7 @@ async fn prepared() -> Cluster {
     cluster.propose(register("other", Policy::default())).await;
     let mut touched = register("touched", Policy::default());
     if let Command::Register(register) = &mut touched {
-        register.metadata.insert("note".into(), AS_IT_WAS.into());
+        register.metadata.insert("note", AS_IT_WAS);
     }
     cluster.propose(touched).await;
     let deadline = soon();

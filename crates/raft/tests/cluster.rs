@@ -417,3 +417,35 @@ async fn one_wrong_wall_clock_fires_nothing_early_when_the_whole_cluster_restart
     );
     cluster.stop().await;
 }
+
+/// Entries may be large: a restart must not have to apply a gigabyte because they are few.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_many_bytes_calls_for_a_snapshot_however_few_its_entries() {
+    let cluster = Cluster::start_with(3, 1_000_000, 10).await;
+    let item = ReportItem {
+        name: name(&"x".repeat(255)),
+        generation: None,
+        permit: None,
+        summary: Summary::of(brama_core::report::Outcome::Failure),
+        reason: None,
+        metadata: Default::default(),
+    };
+    let large = Command::Report(ReportBatch {
+        session: None,
+        items: vec![item; 1000],
+    });
+    let deadline = soon();
+    let snapshots = || (0..3).map(|i| cluster.replica(i).status().snapshot_index);
+    while snapshots().min() == Some(0) {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{:?}",
+            snapshots().collect::<Vec<_>>()
+        );
+        cluster.replica(0).propose(large.clone(), soon()).await.unwrap();
+    }
+    // 16 MiB are 60 of these entries; three nodes agree on that within a few.
+    let entries = cluster.replica(0).status().last_log_index;
+    assert!((50..200).contains(&entries), "{entries} entries");
+    cluster.stop().await;
+}

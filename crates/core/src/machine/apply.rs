@@ -10,7 +10,8 @@ use crate::circuit::{Circuit, State as CircuitState, StateName, Transition};
 use crate::codec::{self, CodecError};
 use crate::command::{Batch, Bootstrap, CircuitId, Command, Configure, IfExists, PermitId, Register};
 use crate::event::{Cause, Event, EventKind};
-use crate::name::{CircuitName, Metadata};
+use crate::metadata::Metadata;
+use crate::name::CircuitName;
 use crate::policy::{EffectivePolicy, Policy};
 use crate::query::Totals;
 use crate::reply::{Admission, Answer, Refusal, Reply};
@@ -152,7 +153,7 @@ impl Machine {
         };
         self.state.names.insert(circuit.name.clone(), id);
         if let Some(index) = &mut self.index {
-            index.insert(circuit.name.clone(), id);
+            index.insert(&circuit.name, id);
         }
         self.state.census.enter(&circuit);
         self.state.circuits.insert(id, Arc::new(circuit));

@@ -3,7 +3,7 @@
 use crate::command::{Command, Configure, Due, Register, ReportBatch};
 use crate::limits::{MAX_FIRE, MAX_REPORT_ITEMS};
 use crate::machine::Machine;
-use crate::name::{check_metadata, check_reason};
+use crate::name::check_reason;
 use crate::policy::{EffectivePolicy, Policy, PolicyOption};
 use crate::reply::Refusal;
 
@@ -78,7 +78,7 @@ pub(super) fn validate(command: &Command) -> Result<(), Refusal> {
 fn validate_register(register: &Register) -> Result<(), Refusal> {
     register.name.validate()?;
     register.policy.validate()?;
-    check_metadata(&register.metadata)
+    register.metadata.validate()
 }
 
 fn validate_configure(configure: &Configure) -> Result<(), Refusal> {
@@ -136,7 +136,7 @@ fn validate_batch(batch: &ReportBatch) -> Result<(), Refusal> {
                 ));
             }
             check_reason(item.reason.as_deref())?;
-            check_metadata(&item.metadata)
+            item.metadata.validate()
         };
         check().map_err(|refusal| match refusal {
             Refusal::InvalidArgument { field, problem } => {

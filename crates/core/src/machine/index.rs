@@ -2,38 +2,62 @@
 //!
 //! The ordered map of names is what listings, snapshots and copies of the state need; but to find one name in it is the dearest step of a
 //! report, because each comparison on the way looks at another piece of memory. Nothing ever iterates over this one, so its order does not matter.
+//! It holds hashes, not names: a name has its circuit to be compared with, and a second copy of a hundred thousand would take 5 MiB more.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
 
+use hashbrown::HashTable;
 use imbl::OrdMap;
 
+use crate::circuit::Circuit;
 use crate::command::CircuitId;
 use crate::name::CircuitName;
 
 /// The ids of all registered names.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Keyed the same in every process: nothing random comes into the core.
-    ids: HashMap<CircuitName, CircuitId, BuildHasherDefault<DefaultHasher>>,
+    ids: HashTable<(u64, CircuitId)>,
 }
 
 impl Index {
     pub(super) fn of(names: &OrdMap<CircuitName, CircuitId>) -> Self {
-        Self {
-            ids: names.iter().map(|(name, id)| (name.clone(), *id)).collect(),
+        let mut index = Self {
+            ids: HashTable::with_capacity(names.len()),
+        };
+        for (name, id) in names {
+            index.insert(name, *id);
+        }
+        index
+    }
+
+    /// The id of a name, given what it is the index of.
+    pub(super) fn get(
+        &self,
+        name: &CircuitName,
+        circuits: &OrdMap<CircuitId, Arc<Circuit>>,
+    ) -> Option<CircuitId> {
+        let hash = hash(name);
+        let is_it = |(each, id): &(u64, CircuitId)| {
+            *each == hash && circuits.get(id).is_some_and(|circuit| circuit.name == *name)
+        };
+        self.ids.find(hash, is_it).map(|(_, id)| *id)
+    }
+
+    /// A name that is not there yet.
+    pub(super) fn insert(&mut self, name: &CircuitName, id: CircuitId) {
+        let hash = hash(name);
+        self.ids.insert_unique(hash, (hash, id), |(hash, _)| *hash);
+    }
+
+    pub(super) fn remove(&mut self, name: &CircuitName, id: CircuitId) {
+        if let Ok(entry) = self.ids.find_entry(hash(name), |(_, each)| *each == id) {
+            entry.remove();
         }
     }
+}
 
-    pub(super) fn get(&self, name: &CircuitName) -> Option<CircuitId> {
-        self.ids.get(name).copied()
-    }
-
-    pub(super) fn insert(&mut self, name: CircuitName, id: CircuitId) {
-        self.ids.insert(name, id);
-    }
-
-    pub(super) fn remove(&mut self, name: &CircuitName) {
-        self.ids.remove(name);
-    }
+/// The same in every process: nothing random comes into the core.
+fn hash(name: &CircuitName) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(name)
 }

@@ -208,7 +208,7 @@ impl Machine {
     /// The id of a registered circuit.
     fn id(&self, name: &CircuitName) -> Option<CircuitId> {
         match &self.index {
-            Some(index) => index.get(name),
+            Some(index) => index.get(name, &self.state.circuits),
             None => self.state.names.get(name).copied(),
         }
     }
@@ -237,7 +237,7 @@ impl Machine {
         self.state.census.leave(&circuit);
         self.state.names.remove(&circuit.name);
         if let Some(index) = &mut self.index {
-            index.remove(&circuit.name);
+            index.remove(&circuit.name, id);
         }
         self.state.generation_floor = self.state.generation_floor.max(circuit.generation + 1);
         self.touched.push(id);

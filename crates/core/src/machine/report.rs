@@ -6,7 +6,7 @@ use super::moment::Moment;
 use super::{Inherited, Machine, State};
 use crate::command::{ReportBatch, ReportItem, SessionStamp};
 use crate::event::{Cause, Event, EventKind};
-use crate::name::Metadata;
+use crate::metadata::Metadata;
 use crate::reply::{Answer, BatchReply, ItemReply, Refusal, Reply};
 use crate::session::Session;
 
@@ -172,7 +172,5 @@ fn merged(own: &Arc<Metadata>, over: &Metadata) -> Arc<Metadata> {
     if over.is_empty() {
         return own.clone();
     }
-    let mut all = (**own).clone();
-    all.extend(over.iter().map(|(key, value)| (key.clone(), value.clone())));
-    Arc::new(all)
+    Arc::new(own.overlaid(over))
 }

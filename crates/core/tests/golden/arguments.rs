@@ -60,7 +60,7 @@ impl<'a> Arguments<'a> {
         entries
             .map(|entry| {
                 let (key, value) = entry.split_once(':').ok_or("metadata is key:value")?;
-                Ok((Arc::from(key), Arc::from(value)))
+                Ok((key, value))
             })
             .collect()
     }

@@ -30,6 +30,7 @@ use brama_proto::v1::cluster_server::ClusterServer;
 use brama_raft::Replica;
 
 pub(crate) use self::errors::REASONS;
+use crate::config::Config;
 use crate::metrics::requests::Requests;
 use crate::news::News;
 use crate::server::Front;
@@ -71,21 +72,20 @@ impl Api {
     pub(crate) fn new(
         replica: Replica,
         news: News,
-        cluster_name: String,
+        config: &Config,
         subscribers: Subscribers,
         requests: Arc<Requests>,
-        progress_interval: Duration,
         quorum: watch::Receiver<bool>,
         end_streams: CancellationToken,
     ) -> Self {
         Self {
             replica,
             news,
-            cluster_name,
+            cluster_name: config.cluster.name.clone(),
             subscribers,
             shared_events: shared_events::SharedEvents::new(),
             requests,
-            progress_interval,
+            progress_interval: config.events.progress_interval,
             quorum,
             end_streams,
         }

@@ -36,7 +36,7 @@ pub(super) fn of(event: &Event) -> Value {
     let metadata: HashMap<String, Value> = event
         .metadata
         .iter()
-        .map(|(key, value)| (key.to_string(), text(value)))
+        .map(|(key, value)| (key.to_owned(), text(value)))
         .collect();
     let values: [Value; NAMES.len()] = [
         number(event.revision),

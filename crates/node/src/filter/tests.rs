@@ -11,12 +11,7 @@ use super::{BUDGET, Filter, fields};
 fn sample() -> Event {
     let metadata = [("team", "pay"), ("tries", "3")];
     Event {
-        metadata: Arc::new(
-            metadata
-                .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
-                .collect(),
-        ),
+        metadata: Arc::new(metadata.into()),
         ..fields::sample()
     }
 }
@@ -247,11 +242,7 @@ fn odd_filters_do_not_panic() {
 fn the_dearest_filters_are_cheap() {
     let largest = Event {
         reason: Some("a".repeat(1024).into()),
-        metadata: Arc::new(
-            (0..64)
-                .map(|i| (format!("{i:a>64}").into(), "a".repeat(1024).into()))
-                .collect(),
-        ),
+        metadata: Arc::new((0..64).map(|i| (format!("{i:a>64}"), "a".repeat(1024))).collect()),
         ..sample()
     };
     let reasons = vec!["event.reason"; 28].join(",");

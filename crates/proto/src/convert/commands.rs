@@ -8,7 +8,7 @@ use brama_core::command::{
     Command, Configure, IfExists, PermitId, Register, ReportBatch, ReportItem, SessionStamp,
 };
 use brama_core::limits::{MAX_LISTED_OUTCOMES, MAX_REPORT_ITEMS};
-use brama_core::name::{check_metadata, check_reason};
+use brama_core::name::check_reason;
 use brama_core::policy::{Expiry, ExpiryStrategy, GlobalOptions, Policy, PolicyOption};
 use brama_core::report::Outcome;
 use brama_core::{CircuitName, Metadata, Refusal, Summary};
@@ -37,11 +37,8 @@ pub fn circuit_name(name: Option<&v1::CircuitName>) -> Result<CircuitName, Refus
 /// # Errors
 /// [`Refusal::InvalidArgument`] that names `metadata`.
 pub fn metadata(message: BTreeMap<String, String>) -> Result<Metadata, Refusal> {
-    let metadata = message
-        .into_iter()
-        .map(|(key, value)| (Arc::from(key), Arc::from(value)))
-        .collect();
-    check_metadata(&metadata)?;
+    let metadata: Metadata = message.into_iter().collect();
+    metadata.validate()?;
     Ok(metadata)
 }
 

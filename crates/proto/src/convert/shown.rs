@@ -125,7 +125,7 @@ impl From<Totals> for v1::Totals {
 pub fn metadata_message(metadata: &Metadata) -> BTreeMap<String, String> {
     metadata
         .iter()
-        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect()
 }
 

@@ -13,6 +13,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
@@ -41,6 +42,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// A snapshot, as openraft hands it around.
 pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 
+/// A log of so many bytes, and as long as the snapshot, calls for a new one, if its number of entries did not before: an entry may hold
+/// thousands of commands, and a restart has to read the one and apply the other.
+const LOG_BYTES: u64 = 16 * 1024 * 1024;
 /// An apply that takes longer is logged with its cost.
 const SLOW_APPLY: Duration = Duration::from_millis(50);
 
@@ -61,6 +65,8 @@ pub(crate) struct SharedState {
     installed: watch::Sender<u64>,
     contents: Contents,
     stats: Arc<StateStats>,
+    /// Bytes of the entries that were applied since a snapshot was begun: what a restart would have to apply again.
+    log_bytes: Arc<AtomicU64>,
 }
 
 /// See [`SharedState::standing`].
@@ -94,6 +100,14 @@ impl SharedState {
     /// Reads the state; applies wait for `f`.
     pub(crate) fn read<T>(&self, f: impl FnOnce(&Machine) -> T) -> T {
         f(&self.inner.read().machine)
+    }
+
+    /// Whether so much of the log was applied since the last snapshot that the next one shall not wait for its number of entries: once
+    /// for each time that it is.
+    pub(crate) fn wants_snapshot(&self) -> bool {
+        let much = self.stats.snapshot_bytes.load(Relaxed).max(LOG_BYTES);
+        let is_much = |bytes: u64| (bytes >= much).then_some(0);
+        self.log_bytes.fetch_update(Relaxed, Relaxed, is_much).is_ok()
     }
 
     /// Follows how far the state is.
@@ -179,11 +193,36 @@ pub(crate) struct StateStore {
     folder: PathBuf,
     shared: SharedState,
     clock: ClusterClock,
+    beside: Arc<Beside>,
     current: Option<(SnapshotMeta, SnapshotFile)>,
     /// Nobody waits for room on the disk any more.
     stop: CancellationToken,
     newest: watch::Receiver<Option<(SnapshotMeta, SnapshotFile)>>,
     publish_newest: watch::Sender<Option<(SnapshotMeta, SnapshotFile)>>,
+}
+
+/// What applies cost while a snapshot is being built, so that its log line tells whether it held them up.
+#[derive(Default)]
+struct Beside {
+    building: AtomicBool,
+    applies: AtomicU64,
+    slowest_us: AtomicU64,
+}
+
+impl Beside {
+    fn begin(&self) {
+        self.applies.store(0, Relaxed);
+        self.slowest_us.store(0, Relaxed);
+        self.building.store(true, Relaxed);
+    }
+
+    fn applied(&self, took: Duration) {
+        if self.building.load(Relaxed) {
+            let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.applies.fetch_add(1, Relaxed);
+            self.slowest_us.fetch_max(us, Relaxed);
+        }
+    }
 }
 
 impl StateStore {
@@ -228,6 +267,7 @@ impl StateStore {
             installed: watch::Sender::new(0),
             contents,
             stats: Arc::default(),
+            log_bytes: Arc::default(),
         };
         let bytes = current.as_ref().map_or(0, |(_, file)| file.bytes());
         shared.stats.snapshot_bytes.store(bytes, Relaxed);
@@ -237,6 +277,7 @@ impl StateStore {
             folder,
             shared,
             clock,
+            beside: Arc::default(),
             current,
             stop,
             newest,
@@ -297,6 +338,8 @@ impl StateStore {
         match entry.payload {
             EntryPayload::Blank => self.shared.inner.write().reach(entry.log_id),
             EntryPayload::Normal(payload) => {
+                let bytes = payload.0.len() as u64;
+                self.shared.log_bytes.fetch_add(bytes, Relaxed);
                 let mut inner = self.shared.inner.write();
                 let (before, seen) = (inner.machine.time(), inner.machine.revision());
                 let applied = inner.machine.apply_entry(term, &payload.0);
@@ -334,6 +377,7 @@ impl StateStore {
         }
         let took = started.elapsed();
         self.shared.stats.apply_micros.observe_micros(took);
+        self.beside.applied(took);
         if took > SLOW_APPLY {
             self.shared.stats.slow_applies.fetch_add(1, Relaxed);
             tracing::warn!(
@@ -387,8 +431,11 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.beside.begin();
+        self.shared.log_bytes.store(0, Relaxed);
         SnapshotBuilder {
             folder: self.folder.clone(),
+            beside: self.beside.clone(),
             state: Some(self.shared.freeze()),
             shared: self.shared.clone(),
             stop: self.stop.clone(),
@@ -423,10 +470,10 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             ));
         }
         let time = machine.time();
-        {
+        let before = {
             let mut inner = self.shared.inner.write();
             machine.continue_tally(&inner.machine);
-            inner.machine = machine;
+            let before = std::mem::replace(&mut inner.machine, machine);
             inner.last_applied = head.meta.last_log_id;
             inner.membership = head.meta.last_membership.clone();
             inner.ever_members.extend(head.ever_members);
@@ -436,13 +483,17 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             if let Some(log_id) = inner.last_applied {
                 inner.reach(log_id);
             }
-        }
+            before
+        };
+        // A hundred thousand circuits take a while to free; neither readers nor this thread wait for it.
+        drop(tokio::task::spawn_blocking(move || drop(before)));
         self.clock.applied(time);
         self.shared.publish();
         self.shared.installed.send_modify(|installed| *installed += 1);
         let bytes = file.bytes();
         self.shared.stats.installed.record(took, bytes);
         self.shared.stats.snapshot_bytes.store(bytes, Relaxed);
+        self.shared.log_bytes.store(0, Relaxed);
         tracing::info!(
             bytes,
             took_ms = took.as_millis(),
@@ -461,6 +512,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
 /// Writes one snapshot, while applies go on.
 pub(crate) struct SnapshotBuilder {
     folder: PathBuf,
+    beside: Arc<Beside>,
     state: Option<(SnapshotHead, brama_core::snapshot::Frozen)>,
     shared: SharedState,
     stop: CancellationToken,
@@ -487,10 +539,13 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
                     let (took, bytes) = (started.elapsed(), file.bytes());
                     self.stats.built.record(took, bytes);
                     self.stats.snapshot_bytes.store(bytes, Relaxed);
+                    self.beside.building.store(false, Relaxed);
                     tracing::info!(
                         bytes,
                         took_ms = took.as_millis(),
                         index = meta.last_log_id.map(|id| id.index),
+                        applies = self.beside.applies.load(Relaxed),
+                        slowest_apply_us = self.beside.slowest_us.load(Relaxed),
                         "wrote a snapshot"
                     );
                     break (meta, file);

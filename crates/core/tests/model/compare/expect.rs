@@ -303,9 +303,7 @@ fn merged(own: &Policy, set: &Policy, clear: &[PolicyOption]) -> Policy {
 }
 
 pub(super) fn metadata_of(text: Option<&str>) -> Metadata {
-    text.map(|text| (Arc::from("key"), Arc::from(text)))
-        .into_iter()
-        .collect()
+    text.map(|text| ("key", text)).into_iter().collect()
 }
 
 fn unknown(circuit: &str) -> Refusal {

@@ -135,9 +135,9 @@ impl Naive {
                 Outcome::Ignored => circuit.seen.totals.ignored += 1,
             }
         }
-        let mut metadata = (*before.metadata).clone();
-        metadata.extend(call.metadata.clone());
-        let metadata = Arc::new(metadata);
+        // The later of two entries with one key counts.
+        let metadata = before.metadata.iter().chain(&call.metadata);
+        let metadata = Arc::new(metadata.collect::<Metadata>());
 
         let mut late = call
             .generation

@@ -27,7 +27,7 @@ fn an_event_shows_all_it_has() {
         failure_count: 3,
         cause: Cause::Request,
         reason: Some("why".into()),
-        metadata: Arc::new([("k".into(), "v".into())].into()),
+        metadata: Arc::new([("k", "v")].into()),
         generation: 4,
         count: 5,
         expires_at: Some(ClusterTime::from_micros(2_000_000)),
