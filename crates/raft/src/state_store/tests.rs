@@ -99,3 +99,13 @@ fn who_becomes_a_member_is_never_seen_as_removed() {
         watch.join().unwrap();
     }
 }
+
+#[test]
+fn a_snapshot_must_cover_what_was_purged() {
+    let (_folder, store) = store();
+    store.check(None, None).unwrap();
+    let purged = LogId::new(LeaderId::new_committed(1, 1), 7);
+    let error = store.check(Some(purged), None).unwrap_err().to_string();
+    assert!(error.contains("up to entry 7"), "{error}");
+    assert!(error.contains("under a new node id"), "{error}");
+}
