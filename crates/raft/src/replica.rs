@@ -730,7 +730,6 @@ mod tests {
         let mut proposal = Proposal {
             encoded: Bytes::new(),
             repeatable: true,
-            no_room: false,
             unknown: None,
             no_room: false,
             result: None,
