@@ -1,6 +1,7 @@
 //! What circuits and sessions add to a node.
 
 use std::path::Path;
+use std::time::Duration;
 
 use brama_faults::findings::Findings;
 use brama_faults::rpc::reason;
@@ -15,6 +16,8 @@ use crate::cpu;
 const CIRCUIT: f64 = 1024.0;
 /// What a node with all of it may hold.
 const NODE: u64 = 400 * 1024 * 1024;
+/// What a restart needed besides is given back by then.
+const AFTER_RESTART: Duration = Duration::from_secs(15);
 /// Circuits that fill what has a bound of its own.
 const FIRST: u64 = 1000;
 
@@ -74,9 +77,16 @@ pub(super) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
             shown(peak as f64)
         ),
     );
-    findings.merge(restart::measure(&stage, "from the log alone").await?);
+    findings.merge(restart::measure(&stage, "with all of it").await?);
     let after = stage.resident().await;
-    findings.figure("a node after that restart", shown(largest(&after)));
+    tokio::time::sleep(AFTER_RESTART).await;
+    let later = stage.resident().await;
+    let text = format!(
+        "{}, {AFTER_RESTART:?} later {}",
+        shown(largest(&after)),
+        shown(largest(&later))
+    );
+    findings.figure("a node after that restart", text);
     Ok(findings)
 }
 

@@ -56,6 +56,7 @@ pub(crate) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
         &sizes.subjects
     };
     for subject in subjects {
+        eprintln!("{subject:?} ...");
         match subject {
             Subject::Apply => {
                 let circuits = sizes.circuits;

@@ -39,6 +39,7 @@ pub(super) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
     stage.register(0..subscribers).await?;
     stage.register_for_load().await?;
     stage.fill(0..subscribers).await?;
+    eprintln!("  {subscribers} circuits are there");
     let position = stage.follower().await?;
     let pid = stage.cluster.nodes()[position]
         .pid()
@@ -50,6 +51,7 @@ pub(super) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
         ("each on a connection of its own", 1),
     ] {
         let before = resident(&stage, pid).await;
+        eprintln!("  {subscribers} subscribe, {how} ...");
         let crowd = Crowd::subscribe(&stage, position, subscribers, of_connection).await?;
         if subscribers == 10_000 {
             findings.merge(one_more(&stage, position).await?);
@@ -166,7 +168,11 @@ impl Crowd {
                 }
             });
             // A queue of connections that are not accepted yet is short.
-            while n - ready.load(Ordering::Relaxed) > 100 {
+            let deadline = Instant::now() + PATIENCE;
+            while n.saturating_sub(ready.load(Ordering::Relaxed)) > 100 {
+                if Instant::now() > deadline {
+                    bail!("only {} could subscribe", ready.load(Ordering::Relaxed));
+                }
                 if let Some(ended) = streams.try_join_next() {
                     ended??;
                     bail!("a subscription ended");
