@@ -73,7 +73,8 @@ pub async fn damage(extent: Extent, seed: u64) -> anyhow::Result<Findings> {
     let mut rng = StdRng::seed_from_u64(seed);
     let elsewhere = another_cluster(&mut rng).await?;
     let stage = start(&mut rng).await?;
-    work(&stage, seed, Duration::from_millis(1500)).await?;
+    work(&stage, seed, Duration::from_millis(1000)).await?;
+    work_until_purged(&stage, seed).await?;
     let request = timed(v1::TransferLeaderRequest { node_id: Some(1) }, CALL);
     answer(CALL, stage.nodes.cluster(0).transfer_leader(request)).await?;
     stage.cluster.wait_until_ready(PATIENCE).await?;
@@ -131,11 +132,31 @@ pub async fn damage(extent: Extent, seed: u64) -> anyhow::Result<Findings> {
 /// A cluster of the same name, of which only the files are used.
 async fn another_cluster(rng: &mut StdRng) -> anyhow::Result<Stage> {
     let stage = start(rng).await?;
-    work(&stage, 7, Duration::from_millis(800)).await?;
+    work_until_purged(&stage, 7).await?;
     for node in stage.cluster.nodes() {
         node.kill().await?;
     }
     Ok(stage)
+}
+
+/// Works until each node has taken a snapshot and purged its log: how much work that is depends on how many commands share an entry.
+async fn work_until_purged(stage: &Stage, seed: u64) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        work(stage, seed, Duration::from_millis(400)).await?;
+        let statuses = stage.cluster.statuses(&stage.nodes).await;
+        let purged = |status: &Option<v1::ClusterStatusResponse>| {
+            status.as_ref().is_some_and(|status| status.purged_index > 0)
+        };
+        if statuses.iter().all(purged) {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "a log was never purged");
+    }
+    for node in stage.cluster.nodes() {
+        one_snapshot(&node.data_dir()).await?;
+    }
+    Ok(())
 }
 
 async fn start(rng: &mut StdRng) -> anyhow::Result<Stage> {
