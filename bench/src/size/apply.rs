@@ -3,7 +3,7 @@
 //! Taking the frozen state is O(1). What comes after it is not free: whatever an apply touches first is copied once, for as long as the frozen
 //! state lives. Each entry here touches circuits that no other does, which is as bad as it gets.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
 use brama_core::command::{Batch, IfExists, Register, ReportBatch, ReportItem};
@@ -12,6 +12,7 @@ use brama_core::report::{Outcome, Summary};
 use brama_core::{CircuitName, ClusterTime, Command, Machine};
 use brama_faults::findings::Findings;
 use brama_proto::convert;
+use nix::time::{ClockId, clock_gettime};
 
 use super::stage;
 
@@ -35,9 +36,12 @@ pub(super) fn measure(circuits: u64) -> anyhow::Result<Findings> {
             time: ClusterTime::from_micros(time),
             commands,
         };
-        let began = Instant::now();
+        let began = processor_time();
         let answers = machine.apply(1, &batch);
-        (began.elapsed(), answers.iter().all(Result::is_ok))
+        (
+            processor_time().saturating_sub(began),
+            answers.iter().all(Result::is_ok),
+        )
     };
     for chunk in names.chunks(1000) {
         let commands = chunk.iter().enumerate().map(|(n, name)| {
@@ -72,12 +76,14 @@ pub(super) fn measure(circuits: u64) -> anyhow::Result<Findings> {
             format!("an entry of {size} reports beside a snapshot"),
             shown(beside),
         );
-        findings.require(beside[2].saturating_sub(plain[0]) <= HELD_UP, "size", || {
-            format!(
-                "a snapshot adds {:?} to an apply, at most {HELD_UP:?} are allowed",
-                beside[2] - plain[0]
-            )
+        let added = beside[1].saturating_sub(plain[1]);
+        findings.require(added <= HELD_UP, "size", || {
+            format!("a snapshot adds {added:?} to an apply (p99.9), at most {HELD_UP:?} are allowed")
         });
+        findings.checked(
+            "size",
+            format!("a snapshot adds {added:.1?} to an apply of {size} reports (p99.9)"),
+        );
     }
     Ok(findings)
 }
@@ -95,6 +101,11 @@ fn report(name: &CircuitName) -> Command {
         session: None,
         items: vec![item],
     })
+}
+
+/// Of this thread, so that what else the machine does counts for nothing.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// The median, p99.9 and the longest.

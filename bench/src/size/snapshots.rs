@@ -24,7 +24,7 @@ const HELD_UP: Duration = Duration::from_millis(20);
 const RATE: f64 = 500.0;
 const HOW_LONG: Duration = Duration::from_secs(60);
 /// A snapshot after so many entries: several in the time that is measured.
-const SNAPSHOT_EVERY: i64 = 5000;
+const SNAPSHOT_EVERY: i64 = 1000;
 
 /// A line of a node's log, as far as it matters.
 #[derive(Deserialize)]
