@@ -2,6 +2,7 @@
 //! never opens with less than was acknowledged.
 
 use std::fs;
+use std::io;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -76,10 +77,17 @@ fn files(folder: &Path) -> Vec<String> {
     names
 }
 
+/// A copy, also of a log that is open: its writer tidies up after the answer, so the same files must be there before and afterwards.
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for name in files(from) {
-        fs::copy(from.join(&name), to.join(&name)).unwrap();
+    loop {
+        fs::create_dir_all(to).unwrap();
+        let names = files(from);
+        let copied = names.iter().map(|name| fs::copy(from.join(name), to.join(name)));
+        let copied = copied.collect::<io::Result<Vec<_>>>();
+        if copied.is_ok() && files(from) == names {
+            return;
+        }
+        fs::remove_dir_all(to).unwrap();
     }
 }
 
