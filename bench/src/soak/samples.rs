@@ -14,7 +14,7 @@ use super::traffic::Traffic;
 use crate::{cpu, metrics};
 
 /// The gauge of tasks of a node's runtime.
-const TASKS: &str = "brama_runtime_alive_tasks";
+const TASKS: &str = "brama_runtime_tasks";
 /// So many samples of a soak, but not more often than the first nor more seldom than the second.
 const NUMBER: u32 = 400;
 const EVERY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
