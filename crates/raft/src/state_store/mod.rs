@@ -381,7 +381,7 @@ impl StateStore {
         if took > SLOW_APPLY {
             self.shared.stats.slow_applies.fetch_add(1, Relaxed);
             tracing::warn!(
-                took_ms = took.as_millis(),
+                took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 index = entry.log_id.index,
                 commands = answers.answers.len(),
                 events,
@@ -496,7 +496,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         self.shared.log_bytes.store(0, Relaxed);
         tracing::info!(
             bytes,
-            took_ms = took.as_millis(),
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             index = head.meta.last_log_id.map(|id| id.index),
             "installed a snapshot"
         );
@@ -542,7 +542,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
                     self.beside.building.store(false, Relaxed);
                     tracing::info!(
                         bytes,
-                        took_ms = took.as_millis(),
+                        took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                         index = meta.last_log_id.map(|id| id.index),
                         applies = self.beside.applies.load(Relaxed),
                         slowest_apply_us = self.beside.slowest_us.load(Relaxed),
