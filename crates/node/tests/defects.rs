@@ -138,6 +138,8 @@ async fn defect_13_one_bad_call_hurts_nothing() {
         cluster.register(n % 3, name, fragile(never())).await;
     }
     cluster.fail(0, &names[0]).await;
+    // A linearizable read: this node has applied all of it, so that "from now" is after it.
+    cluster.revision(1).await;
     let subscriber = Subscriber::new(cluster.events(1), v1::SubscribeRequest::default());
     let mut subscriber = subscriber.await.unwrap();
     let nodes: Vec<_> = (0..3).map(|i| cluster.node(i).replica().status().term).collect();
