@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::lane::Lane;
 use tonic::transport::{Channel, Endpoint};
 
 /// Most TCP connections of a load that is not about connections.
@@ -26,5 +27,12 @@ pub(crate) fn lazy(address: SocketAddr) -> anyhow::Result<Channel> {
 pub(crate) fn spread(addresses: &[SocketAddr], in_flight: usize) -> anyhow::Result<Vec<Channel>> {
     (0..in_flight.clamp(1, MOST))
         .map(|n| lazy(addresses[n % addresses.len()]))
+        .collect()
+}
+
+/// The same, for single calls.
+pub(crate) fn lanes(addresses: &[SocketAddr], in_flight: usize) -> Vec<Lane> {
+    (0..in_flight.clamp(1, MOST))
+        .map(|n| Lane::to(addresses[n % addresses.len()]))
         .collect()
 }

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use crate::connect;
+use crate::lane::Lane;
 use crate::load::Operation;
 use crate::operations::{Failure, Put};
 use crate::system::{Kind, System};
@@ -39,23 +39,20 @@ pub(crate) async fn kill_leader(system: &mut System) -> anyhow::Result<Duration>
 }
 
 async fn next_write(kind: Kind, survivors: &[SocketAddr], killed: Instant) -> anyhow::Result<Duration> {
-    let channels = survivors
-        .iter()
-        .map(|address| connect::lazy(*address))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let lanes: Vec<Lane> = survivors.iter().map(|address| Lane::to(*address)).collect();
     let mut probes = FuturesUnordered::new();
     let mut ticks = tokio::time::interval(PROBE_EVERY);
     let mut turn = 0;
     loop {
         tokio::select! {
-            _ = ticks.tick() => for channel in &channels {
+            _ = ticks.tick() => for lane in &lanes {
                 turn += 1;
-                let channels = vec![channel.clone()];
+                let lanes = vec![lane.clone()];
                 probes.push(async move {
                     tokio::time::timeout(PROBE_PATIENCE, async {
                         match kind {
-                            Kind::Brama => Failure { channels, circuits: 1 }.run(0, turn).await,
-                            Kind::Etcd => Put { channels }.run(0, turn).await,
+                            Kind::Brama => Failure { lanes, circuits: 1 }.run(0, turn).await,
+                            Kind::Etcd => Put { lanes }.run(0, turn).await,
                         }
                     }).await
                 });

@@ -8,19 +8,17 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use brama_proto::v1;
-use brama_proto::v1::circuits_client::CircuitsClient;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 
 use crate::connect;
 use crate::cpu::Meter;
 use crate::figures::{Figures, Latencies};
+use crate::lane::Lane;
 use crate::load::WARM_UP;
 use crate::operations::{circuit, key};
 use crate::pb::etcd;
-use crate::pb::etcd::kv_client::KvClient;
 use crate::pb::told::Told;
 use crate::system::Kind;
 use crate::wire::Messages;
@@ -145,7 +143,7 @@ impl Fanout {
         });
         start.send_replace(Some(board.clone()));
         let errors = Arc::new(AtomicU64::new(0));
-        let channels = connect::spread(&addresses, 16)?;
+        let lanes = connect::lanes(&addresses, 16);
         let mut writes = JoinSet::new();
         let mut meter = None;
         for change in 0..changes {
@@ -156,10 +154,10 @@ impl Fanout {
             if change >= first && meter.is_none() {
                 meter = Some(Meter::start(pids));
             }
-            let channel = channels[change as usize % channels.len()].clone();
+            let lane = lanes[change as usize % lanes.len()].clone();
             let errors = errors.clone();
             writes.spawn(async move {
-                if write(kind, channel, change).await.is_err() {
+                if write(kind, lane, change).await.is_err() {
                     errors.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -214,7 +212,7 @@ impl Drop for OwnThread {
     }
 }
 
-async fn write(kind: Kind, channel: Channel, change: u64) -> Result<(), tonic::Status> {
+async fn write(kind: Kind, lane: Lane, change: u64) -> Result<(), String> {
     match kind {
         Kind::Brama => {
             let request = v1::FailureRequest {
@@ -222,14 +220,16 @@ async fn write(kind: Kind, channel: Channel, change: u64) -> Result<(), tonic::S
                 reason: Some(change.to_string()),
                 ..Default::default()
             };
-            CircuitsClient::new(channel).failure(request).await?;
+            lane.call::<v1::OutcomeResponse>("/brama.v1.Circuits/Failure", &request)
+                .await?;
         }
         Kind::Etcd => {
             let request = etcd::PutRequest {
                 key: key(CIRCUIT),
                 value: change.to_string().into_bytes(),
             };
-            KvClient::new(channel).put(request).await?;
+            lane.call::<etcd::PutResponse>("/etcdserverpb.KV/Put", &request)
+                .await?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ mod failover;
 mod fanout;
 mod figures;
 mod floor;
+mod lane;
 mod load;
 mod metrics;
 mod operations;

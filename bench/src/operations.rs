@@ -1,14 +1,11 @@
 //! The single operations: a report, a put, a read.
 
 use brama_proto::v1;
-use brama_proto::v1::circuits_client::CircuitsClient;
 use brama_proto::v1::consistency::Level;
-use tonic::transport::Channel;
-use tonic::{Code, Status};
 
+use crate::lane::Lane;
 use crate::load::Operation;
 use crate::pb::etcd;
-use crate::pb::etcd::kv_client::KvClient;
 
 /// Circuits, and keys, that load is spread over.
 pub(crate) const MANY: u64 = 10_000;
@@ -31,32 +28,34 @@ pub(crate) fn key(n: u64) -> Vec<u8> {
 /// `Failure` of one circuit.
 #[derive(Clone)]
 pub(crate) struct Failure {
-    pub(crate) channels: Vec<Channel>,
+    pub(crate) lanes: Vec<Lane>,
     /// How many circuits share the load.
     pub(crate) circuits: u64,
 }
 
 impl Operation for Failure {
     async fn run(&self, worker: usize, turn: u64) -> Result<(), String> {
-        let mut client = CircuitsClient::new(self.channels[worker % self.channels.len()].clone());
+        let lane = &self.lanes[worker % self.lanes.len()];
         let request = v1::FailureRequest {
             name: Some(circuit(pick(worker, turn, self.circuits))),
             ..Default::default()
         };
-        client.failure(request).await.map(|_| ()).map_err(text)
+        lane.call::<v1::OutcomeResponse>("/brama.v1.Circuits/Failure", &request)
+            .await
+            .map(drop)
     }
 }
 
 /// `Status` of one circuit.
 #[derive(Clone)]
 pub(crate) struct Look {
-    pub(crate) channels: Vec<Channel>,
+    pub(crate) lanes: Vec<Lane>,
     pub(crate) linearizable: bool,
 }
 
 impl Operation for Look {
     async fn run(&self, worker: usize, turn: u64) -> Result<(), String> {
-        let mut client = CircuitsClient::new(self.channels[worker % self.channels.len()].clone());
+        let lane = &self.lanes[worker % self.lanes.len()];
         let level = if self.linearizable {
             Level::Linearizable(true)
         } else {
@@ -66,42 +65,48 @@ impl Operation for Look {
             name: Some(circuit(pick(worker, turn, MANY))),
             consistency: Some(v1::Consistency { level: Some(level) }),
         };
-        client.status(request).await.map(|_| ()).map_err(text)
+        lane.call::<v1::StatusResponse>("/brama.v1.Circuits/Status", &request)
+            .await
+            .map(drop)
     }
 }
 
 /// A put of etcd.
 #[derive(Clone)]
 pub(crate) struct Put {
-    pub(crate) channels: Vec<Channel>,
+    pub(crate) lanes: Vec<Lane>,
 }
 
 impl Operation for Put {
     async fn run(&self, worker: usize, turn: u64) -> Result<(), String> {
-        let mut client = KvClient::new(self.channels[worker % self.channels.len()].clone());
+        let lane = &self.lanes[worker % self.lanes.len()];
         let request = etcd::PutRequest {
             key: key(pick(worker, turn, MANY)),
             value: vec![b'v'; VALUE_BYTES],
         };
-        client.put(request).await.map(|_| ()).map_err(text)
+        lane.call::<etcd::PutResponse>("/etcdserverpb.KV/Put", &request)
+            .await
+            .map(drop)
     }
 }
 
 /// A get of etcd.
 #[derive(Clone)]
 pub(crate) struct Get {
-    pub(crate) channels: Vec<Channel>,
+    pub(crate) lanes: Vec<Lane>,
     pub(crate) serializable: bool,
 }
 
 impl Operation for Get {
     async fn run(&self, worker: usize, turn: u64) -> Result<(), String> {
-        let mut client = KvClient::new(self.channels[worker % self.channels.len()].clone());
+        let lane = &self.lanes[worker % self.lanes.len()];
         let request = etcd::RangeRequest {
             key: key(pick(worker, turn, MANY)),
             serializable: self.serializable,
         };
-        client.range(request).await.map(|_| ()).map_err(text)
+        lane.call::<etcd::RangeResponse>("/etcdserverpb.KV/Range", &request)
+            .await
+            .map(drop)
     }
 }
 
@@ -109,19 +114,19 @@ impl Operation for Get {
 /// each report.
 #[derive(Clone)]
 pub(crate) struct Increment {
-    pub(crate) channels: Vec<Channel>,
+    pub(crate) lanes: Vec<Lane>,
 }
 
 impl Operation for Increment {
     async fn run(&self, worker: usize, _: u64) -> Result<(), String> {
-        let mut client = KvClient::new(self.channels[worker % self.channels.len()].clone());
+        let lane = &self.lanes[worker % self.lanes.len()];
         let key = b"bench/counter".to_vec();
         loop {
             let get = etcd::RangeRequest {
                 key: key.clone(),
                 ..Default::default()
             };
-            let found = client.range(get).await.map_err(text)?.into_inner();
+            let found: etcd::RangeResponse = lane.call("/etcdserverpb.KV/Range", &get).await?;
             let (revision, count) = found.kvs.first().map_or((0, 0), |kv| {
                 let count = String::from_utf8_lossy(&kv.value).parse().unwrap_or(0_u64);
                 (kv.mod_revision, count)
@@ -140,13 +145,8 @@ impl Operation for Increment {
                     request_put: Some(put),
                 }],
             };
-            if client
-                .txn(transaction)
-                .await
-                .map_err(text)?
-                .into_inner()
-                .succeeded
-            {
+            let done: etcd::TxnResponse = lane.call("/etcdserverpb.KV/Txn", &transaction).await?;
+            if done.succeeded {
                 return Ok(());
             }
         }
@@ -156,11 +156,4 @@ impl Operation for Increment {
 /// Spreads workers over the names, each going its own way.
 fn pick(worker: usize, turn: u64, of: u64) -> u64 {
     (worker as u64 * 7919 + turn * 104_729) % of
-}
-
-fn text(status: Status) -> String {
-    match status.code() {
-        Code::Unknown | Code::Internal => format!("{status:?}"),
-        code => format!("{code:?}: {}", status.message()),
-    }
 }

@@ -9,8 +9,10 @@ use std::task::{Context, Poll, ready};
 
 use anyhow::{Context as _, bail};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h2::client::Connection;
+use h2::client::{Connection, SendRequest};
 use h2::{RecvStream, SendStream};
+use http::HeaderValue;
+use http::header::{CONTENT_TYPE, TE};
 use prost::Message;
 use tokio::net::TcpStream;
 
@@ -40,18 +42,8 @@ impl Messages {
         request: &impl Message,
         last: bool,
     ) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(address).await?;
-        socket.set_nodelay(true)?;
-        let (client, mut connection) = h2::client::Builder::new()
-            .enable_push(false)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake(socket)
-            .await?;
-        let head = http::Request::post(format!("http://{address}{path}"))
-            .header(http::header::CONTENT_TYPE, "application/grpc")
-            .header(http::header::TE, "trailers")
-            .body(())?;
+        let (client, mut connection) = connect(address).await?;
+        let head = head(format!("http://{address}{path}").parse()?);
         let mut client = client.ready().await?;
         let (response, mut requests) = client.send_request(head, false)?;
         requests.send_data(frame(request), last)?;
@@ -99,7 +91,36 @@ impl Messages {
     }
 }
 
-fn frame(message: &impl Message) -> Bytes {
+/// Opens a connection; nothing moves on it unless somebody polls it.
+///
+/// # Errors
+/// When there is none.
+pub(crate) async fn connect(
+    address: SocketAddr,
+) -> anyhow::Result<(SendRequest<Bytes>, Connection<TcpStream, Bytes>)> {
+    let socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    let connected = h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .handshake(socket);
+    Ok(connected.await?)
+}
+
+/// The head of a call.
+pub(crate) fn head(uri: http::Uri) -> http::Request<()> {
+    let mut head = http::Request::new(());
+    *head.method_mut() = http::Method::POST;
+    *head.uri_mut() = uri;
+    let headers = head.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    head
+}
+
+/// A message as gRPC sends it.
+pub(crate) fn frame(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(PREFIX_BYTES + length);
     frame.put_u8(0);
@@ -109,7 +130,10 @@ fn frame(message: &impl Message) -> Bytes {
 }
 
 /// The first message of what came, if all of it is there.
-fn take(buffer: &mut BytesMut) -> anyhow::Result<Option<BytesMut>> {
+///
+/// # Errors
+/// When it is compressed, which nobody asked for.
+pub(crate) fn take(buffer: &mut BytesMut) -> anyhow::Result<Option<BytesMut>> {
     let Some(prefix) = buffer.first_chunk::<PREFIX_BYTES>() else {
         return Ok(None);
     };

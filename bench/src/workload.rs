@@ -94,62 +94,56 @@ impl Workload {
     pub(crate) async fn run(self, system: &mut System, how_long: Duration) -> anyhow::Result<Figures> {
         let pids = system.pids();
         let addresses = system.addresses();
-        let spread = |in_flight| connect::spread(&addresses, in_flight);
+        let spread = |in_flight| connect::lanes(&addresses, in_flight);
         let closed = async |workers| -> anyhow::Result<Figures> {
-            let channels = spread(workers)?;
-            Ok(load::closed(Put { channels }, workers, how_long, &pids).await)
+            let lanes = spread(workers);
+            Ok(load::closed(Put { lanes }, workers, how_long, &pids).await)
         };
         Ok(match (self, system.kind()) {
             (Self::Report(n), Kind::Brama) => {
                 let operation = Failure {
-                    channels: spread(n)?,
+                    lanes: spread(n),
                     circuits: MANY,
                 };
                 load::closed(operation, n, how_long, &pids).await
             }
             (Self::OneCircuit(n), Kind::Brama) => {
                 let operation = Failure {
-                    channels: spread(n)?,
+                    lanes: spread(n),
                     circuits: 1,
                 };
                 load::closed(operation, n, how_long, &pids).await
             }
             (Self::OneCircuit(n), Kind::Etcd) => {
-                load::closed(Increment { channels: spread(n)? }, n, how_long, &pids).await
+                load::closed(Increment { lanes: spread(n) }, n, how_long, &pids).await
             }
-            (Self::Stream(n), Kind::Brama) => stream::reports(spread(n)?, n, how_long, &pids).await?,
+            (Self::Stream(n), Kind::Brama) => {
+                stream::reports(connect::spread(&addresses, n)?, n, how_long, &pids).await?
+            }
             (Self::Report(n) | Self::Stream(n), Kind::Etcd) => closed(n).await?,
             (Self::Linearizable(n) | Self::Local(n), Kind::Brama) => {
                 let operation = Look {
-                    channels: spread(n)?,
+                    lanes: spread(n),
                     linearizable: matches!(self, Self::Linearizable(_)),
                 };
                 load::closed(operation, n, how_long, &pids).await
             }
             (Self::Linearizable(n) | Self::Local(n), Kind::Etcd) => {
                 let operation = Get {
-                    channels: spread(n)?,
+                    lanes: spread(n),
                     serializable: matches!(self, Self::Local(_)),
                 };
                 load::closed(operation, n, how_long, &pids).await
             }
             (Self::Rate(rate), Kind::Brama) => {
                 let operation = Failure {
-                    channels: spread(16)?,
+                    lanes: spread(16),
                     circuits: MANY,
                 };
                 load::open(operation, rate, how_long, &pids).await
             }
             (Self::Rate(rate), Kind::Etcd) => {
-                load::open(
-                    Put {
-                        channels: spread(16)?,
-                    },
-                    rate,
-                    how_long,
-                    &pids,
-                )
-                .await
+                load::open(Put { lanes: spread(16) }, rate, how_long, &pids).await
             }
             (Self::Fanout(subscribers, rate), kind) => {
                 let fanout = Fanout::open(kind, &addresses, subscribers).await?;
@@ -161,7 +155,7 @@ impl Workload {
                     match kind {
                         Kind::Brama => {
                             let operation = Failure {
-                                channels: spread(workers)?,
+                                lanes: spread(workers),
                                 circuits: MANY,
                             };
                             Ok(load::closed(operation, workers, how_long, &pids).await)

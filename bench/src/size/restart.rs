@@ -111,7 +111,7 @@ async fn entries_until(
             return Ok(());
         }
         let operation = operations::Failure {
-            channels: stage.channels.clone(),
+            lanes: connect::lanes(&stage.cluster.addresses(), 6),
             circuits: 1,
         };
         load::closed(operation, 24, Duration::from_secs(2), &[]).await;

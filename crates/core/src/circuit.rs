@@ -235,6 +235,27 @@ impl Circuit {
         (summary.failures > 0).then(|| self.open(None, reason.cloned(), Cause::Probe, policy, now))
     }
 
+    /// Reads a little of each piece of memory that a report reads or writes, so that it is near then. What it returns means nothing.
+    pub(crate) fn touch(&self) -> u64 {
+        let own = self.own.as_ref().map_or(0, |own| {
+            u64::from(own.max_attempts.unwrap_or(0))
+                ^ own.probe_timeout_ms.unwrap_or(0)
+                ^ own.max_expiry_ms.unwrap_or(0)
+        });
+        [
+            own,
+            self.name.identifier.len() as u64,
+            self.generation,
+            u64::from(self.failure_count),
+            self.totals.failures,
+            self.last_failure_at.map_or(0, |at| at.as_micros()),
+            self.revision,
+            u64::from(self.metadata.is_empty()),
+        ]
+        .into_iter()
+        .fold(0, u64::wrapping_add)
+    }
+
     /// Opens the circuit for the policy's time, or for `expiry`.
     pub(crate) fn open(
         &mut self,

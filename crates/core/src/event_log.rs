@@ -85,6 +85,14 @@ impl EventLog {
         Ok(self.events.skip(skip).take(count).iter().cloned().collect())
     }
 
+    /// Reads a little of the oldest events, so that they are near when they are dropped.
+    pub(crate) fn touch_oldest(&self, count: usize) -> u64 {
+        let oldest = self.events.iter().take(count);
+        oldest
+            .map(|event| event.cost_bytes().wrapping_add(event.count))
+            .fold(0, u64::wrapping_add)
+    }
+
     /// All events that are kept.
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Event>> {
         self.events.iter()

@@ -9,6 +9,7 @@ pub mod clock_source;
 pub mod config;
 mod connections;
 pub mod filter;
+mod gathering;
 mod health;
 pub mod lifecycle;
 pub mod logging;

@@ -26,6 +26,7 @@ use brama_proto::v1::circuits_server::CircuitsServer;
 
 use crate::api::Api;
 use crate::connections::Connection;
+use crate::gathering::{Counted, Gathering, Unanswered};
 use crate::metrics::requests::{Answering, Requests};
 
 /// What answers. Cheap to clone.
@@ -35,21 +36,24 @@ pub(crate) struct Front {
     pub(crate) others: Router,
     /// Counts the calls.
     pub(crate) requests: Arc<Requests>,
+    /// Of its connection.
+    pub(crate) unanswered: Unanswered,
 }
 
 impl Service<Request<Incoming>> for Front {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answering<BoxFuture<'static, Result<Self::Response, Infallible>>>;
+    type Future = Counted<Answering<BoxFuture<'static, Result<Self::Response, Infallible>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let call = self.requests.begin(&request);
         if is_of(CircuitsServer::<Api>::NAME, request.uri().path()) {
-            return Answering::new(self.circuits.clone().call(request), call);
+            let answer = Answering::new(self.circuits.clone().call(request), call);
+            return self.unanswered.count(answer);
         }
         let answer = self.others.clone().call(request);
         let answer = async move { answer.await.map(|response| response.map(Body::new)) };
-        Answering::new(Box::pin(answer), call)
+        self.unanswered.count(Answering::new(Box::pin(answer), call))
     }
 }
 
@@ -72,10 +76,15 @@ pub(crate) async fn serve(
         // When this ends, the port is closed: nobody connects to a node that will not answer.
         let mut incoming = pin!(incoming.take_until(closing.cancelled_owned()));
         while let Some(connection) = incoming.next().await {
+            let unanswered = Unanswered::default();
+            let front = Front {
+                unanswered: unanswered.clone(),
+                ..front.clone()
+            };
             let served = builder
-                .serve_connection(TokioIo::new(connection), front.clone())
+                .serve_connection(TokioIo::new(connection), front)
                 .into_owned();
-            let served = graceful.watch(served);
+            let served = Gathering::new(graceful.watch(served), unanswered);
             // `graceful` owns it: it is waited for below, and each connection can be cut.
             tokio::spawn(async move {
                 if let Err(error) = served.await {

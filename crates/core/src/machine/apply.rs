@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Machine;
 use super::check::validate;
+use super::{Machine, warm};
 use crate::circuit::{Circuit, State as CircuitState, StateName, Transition};
 use crate::codec::{self, CodecError};
 use crate::command::{Batch, Bootstrap, CircuitId, Command, Configure, IfExists, PermitId, Register};
@@ -35,15 +35,15 @@ impl Machine {
         self.state.time = self.state.time.max(batch.time);
         let revision = self.state.events.revision();
         self.met.clear();
-        let answers: Vec<_> = batch
-            .commands
-            .iter()
-            .map(|command| {
+        let mut answers = Vec::with_capacity(batch.commands.len());
+        for commands in batch.commands.chunks(warm::AT_ONCE) {
+            self.warm(commands);
+            for command in commands {
                 let answer = self.apply_command(term, command);
                 self.tally.command(command, &answer);
-                answer
-            })
-            .collect();
+                answers.push(answer);
+            }
+        }
         self.feed_hash(term, entry, &answers, revision);
         answers
     }

@@ -44,6 +44,11 @@ impl Index {
         self.ids.find(hash, is_it).map(|(_, id)| *id)
     }
 
+    /// The id of the first name with this [`hash`], most likely the one that is meant. Looks at no circuit.
+    pub(super) fn guess(&self, hash: u64) -> Option<CircuitId> {
+        self.ids.find(hash, |(each, _)| *each == hash).map(|(_, id)| *id)
+    }
+
     /// A name that is not there yet.
     pub(super) fn insert(&mut self, name: &CircuitName, id: CircuitId) {
         let hash = hash(name);
@@ -58,6 +63,6 @@ impl Index {
 }
 
 /// The same in every process: nothing random comes into the core.
-fn hash(name: &CircuitName) -> u64 {
+pub(super) fn hash(name: &CircuitName) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(name)
 }

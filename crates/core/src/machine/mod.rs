@@ -18,6 +18,7 @@ mod index;
 mod moment;
 mod query;
 mod report;
+mod warm;
 
 use std::sync::Arc;
 

@@ -31,6 +31,7 @@ use brama_raft::Replica;
 
 pub(crate) use self::errors::REASONS;
 use crate::config::Config;
+use crate::gathering::Unanswered;
 use crate::metrics::requests::Requests;
 use crate::news::News;
 use crate::server::Front;
@@ -118,6 +119,7 @@ impl Api {
             circuits,
             others,
             requests,
+            unanswered: Unanswered::default(),
         })
     }
 
