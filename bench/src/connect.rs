@@ -7,7 +7,7 @@ use crate::lane::Lane;
 use tonic::transport::{Channel, Endpoint};
 
 /// Most TCP connections of a load that is not about connections.
-const MOST: usize = 16;
+pub(crate) const MOST: usize = 16;
 
 /// A connection that is made when it is used.
 ///

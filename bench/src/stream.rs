@@ -1,30 +1,29 @@
 //! `ReportStream`: so many batches in flight, over as many streams as a unary load has connections.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use brama_proto::v1;
-use brama_proto::v1::circuits_client::CircuitsClient;
 use brama_proto::v1::report_stream_response::Result as Answer;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
+use crate::connect;
 use crate::cpu::Meter;
 use crate::figures::{Figures, Latencies};
 use crate::load::WARM_UP;
 use crate::operations::{MANY, circuit};
+use crate::wire::Messages;
 
 /// Keeps `in_flight` one-failure batches unanswered, closed loop.
 ///
 /// # Errors
 /// When a stream cannot be opened or breaks.
 pub(crate) async fn reports(
-    channels: Vec<Channel>,
+    addresses: &[SocketAddr],
     in_flight: usize,
     how_long: Duration,
     pids: &[u32],
@@ -33,14 +32,14 @@ pub(crate) async fn reports(
     let errors = Arc::new(AtomicU64::new(0));
     let measure_from = Instant::now() + WARM_UP;
     let end = measure_from + how_long;
-    let streams = channels.len();
+    let streams = in_flight.clamp(1, connect::MOST);
     let mut tasks = JoinSet::new();
-    for (n, channel) in channels.into_iter().enumerate() {
+    for n in 0..streams {
         // What does not divide evenly goes to the first ones.
         let window = in_flight / streams + usize::from(n < in_flight % streams);
         let (latencies, errors) = (latencies.clone(), errors.clone());
         tasks.spawn(one_stream(
-            channel,
+            addresses[n % addresses.len()],
             n,
             window,
             measure_from,
@@ -65,7 +64,7 @@ pub(crate) async fn reports(
 }
 
 async fn one_stream(
-    channel: Channel,
+    address: SocketAddr,
     worker: usize,
     window: usize,
     measure_from: Instant,
@@ -73,7 +72,6 @@ async fn one_stream(
     latencies: Arc<Latencies>,
     errors: Arc<AtomicU64>,
 ) -> anyhow::Result<()> {
-    let (sender, receiver) = mpsc::channel(window.max(1));
     let mut turn = 0;
     let mut batch = || {
         turn += 1;
@@ -87,20 +85,17 @@ async fn one_stream(
         }
     };
     let mut begun = VecDeque::with_capacity(window);
-    for _ in 0..window {
-        sender.send(batch()).await?;
+    begun.push_back(Instant::now());
+    let path = "/brama.v1.Circuits/ReportStream";
+    let mut stream = Messages::open(address, path, &batch(), false).await?;
+    for _ in 1..window {
+        stream.send(&batch())?;
         begun.push_back(Instant::now());
     }
-    let mut client = CircuitsClient::new(channel);
-    let mut answers = client
-        .report_stream(ReceiverStream::new(receiver))
-        .await?
-        .into_inner();
-    while let Some(answer) = answers.message().await? {
+    while !begun.is_empty() {
+        let answer: v1::ReportStreamResponse = stream.next().await?;
         let now = Instant::now();
-        let Some(began) = begun.pop_front() else {
-            anyhow::bail!("an answer that nobody asked for")
-        };
+        let Some(began) = begun.pop_front() else { break };
         if now >= measure_from && now < end {
             match answer.result {
                 Some(Answer::Response(_)) => latencies.record(now - began),
@@ -110,10 +105,8 @@ async fn one_stream(
             }
         }
         if now < end {
-            sender.send(batch()).await?;
+            stream.send(&batch())?;
             begun.push_back(now);
-        } else if begun.is_empty() {
-            break;
         }
     }
     Ok(())

@@ -27,7 +27,7 @@ pub(crate) struct Messages {
     connection: Connection<TcpStream, Bytes>,
     body: RecvStream,
     /// Kept, since the end of the requests ends a watch.
-    _requests: SendStream<Bytes>,
+    requests: SendStream<Bytes>,
     buffer: BytesMut,
 }
 
@@ -60,9 +60,17 @@ impl Messages {
         Ok(Self {
             connection,
             body: response.into_body(),
-            _requests: requests,
+            requests,
             buffer: BytesMut::new(),
         })
+    }
+
+    /// Sends one more request; it leaves while the next message is waited for.
+    ///
+    /// # Errors
+    /// When the stream has ended.
+    pub(crate) fn send(&mut self, request: &impl Message) -> anyhow::Result<()> {
+        Ok(self.requests.send_data(frame(request), false)?)
     }
 
     /// The next message.

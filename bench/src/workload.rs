@@ -117,9 +117,7 @@ impl Workload {
             (Self::OneCircuit(n), Kind::Etcd) => {
                 load::closed(Increment { lanes: spread(n) }, n, how_long, &pids).await
             }
-            (Self::Stream(n), Kind::Brama) => {
-                stream::reports(connect::spread(&addresses, n)?, n, how_long, &pids).await?
-            }
+            (Self::Stream(n), Kind::Brama) => stream::reports(&addresses, n, how_long, &pids).await?,
             (Self::Report(n) | Self::Stream(n), Kind::Etcd) => closed(n).await?,
             (Self::Linearizable(n) | Self::Local(n), Kind::Brama) => {
                 let operation = Look {

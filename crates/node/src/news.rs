@@ -27,7 +27,7 @@ const PAGE: usize = 256;
 /// What it takes to tell one subscriber, about: until that is over for all who were woken, they are not woken again.
 const TELLING_ONE: Duration = Duration::from_micros(60);
 /// But nobody waits longer than this.
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 
 /// Where subscribers follow the log of events. Cheap to clone.
 #[derive(Clone)]

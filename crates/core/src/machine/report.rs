@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::moment::Moment;
-use super::{Inherited, Machine, State};
+use super::{Inherited, Machine, State, index};
 use crate::command::{ReportBatch, ReportItem, SessionStamp};
 use crate::event::{Cause, Event, EventKind};
 use crate::metadata::Metadata;
@@ -76,9 +76,6 @@ impl Machine {
 
     /// The path that decides how much a node can do: each map is looked up once.
     fn report_item(&mut self, item: &ReportItem) -> ItemReply {
-        let Some(id) = self.id(&item.name) else {
-            return ItemReply::NotFound;
-        };
         let limits = self.state.limits();
         let State {
             cluster,
@@ -89,7 +86,23 @@ impl Machine {
             events,
             ..
         } = &mut self.state;
-        let Some(circuit) = circuits.get_mut(&id) else {
+        let guessed = self
+            .index
+            .as_ref()
+            .and_then(|index| index.guess(index::hash(&item.name)));
+        let found = match guessed.map(|id| (id, circuits.get_mut(&id))) {
+            Some((id, Some(circuit))) if circuit.name == item.name => Some((id, circuit)),
+            // Two names with one hash.
+            Some(_) => {
+                let id = self
+                    .index
+                    .as_ref()
+                    .and_then(|index| index.get(&item.name, circuits));
+                id.and_then(|id| circuits.get_mut(&id).map(|circuit| (id, circuit)))
+            }
+            None => None,
+        };
+        let Some((id, circuit)) = found else {
             return ItemReply::NotFound;
         };
         let inherited = self
