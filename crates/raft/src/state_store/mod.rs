@@ -359,7 +359,8 @@ impl StateStore {
                 }
                 let time = inner.machine.time();
                 let contents = &self.shared.contents;
-                let frozen = contents.is_position(before, time).then(|| inner.machine.freeze());
+                let wanted = contents.is_position(before, time) && contents.takes();
+                let frozen = wanted.then(|| inner.machine.freeze());
                 drop(inner);
                 if let Some(frozen) = frozen {
                     contents.offer(entry.log_id.index, frozen);
