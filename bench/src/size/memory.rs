@@ -1,7 +1,6 @@
 //! What circuits and sessions add to a node.
 
 use std::path::Path;
-use std::time::Duration;
 
 use brama_faults::findings::Findings;
 use brama_faults::rpc::reason;
@@ -9,15 +8,11 @@ use brama_proto::v1::circuits_client::CircuitsClient;
 use tonic::Status;
 
 use super::stage::{Stage, item, registration, session};
-use super::{Sizes, reads, restart, shown};
+use super::{NODE, Sizes, reads, restart, shown};
 use crate::cpu;
 
 /// What a circuit may cost, in bytes.
 const CIRCUIT: f64 = 1024.0;
-/// What a node with all of it may hold.
-const NODE: u64 = 400 * 1024 * 1024;
-/// What a restart needed besides is given back by then.
-const AFTER_RESTART: Duration = Duration::from_secs(15);
 /// Circuits that fill what has a bound of its own.
 const FIRST: u64 = 1000;
 
@@ -78,15 +73,16 @@ pub(super) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
         ),
     );
     findings.merge(restart::measure(&stage, "with all of it").await?);
-    let after = stage.resident().await;
-    tokio::time::sleep(AFTER_RESTART).await;
-    let later = stage.resident().await;
-    let text = format!(
-        "{}, {AFTER_RESTART:?} later {}",
-        shown(largest(&after)),
-        shown(largest(&later))
-    );
-    findings.figure("a node after that restart", text);
+    // Those that went on meanwhile, with what they sent the one that was away.
+    let peak = cpu::peak_bytes(&stage.pids()).into_iter().max().unwrap_or(0);
+    findings.figure("the most that a node held in the end", shown(peak as f64));
+    findings.require(peak <= NODE, "size", || {
+        format!(
+            "a node held {} in the end, at most {} are allowed",
+            shown(peak as f64),
+            shown(NODE as f64)
+        )
+    });
     Ok(findings)
 }
 

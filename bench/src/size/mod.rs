@@ -21,6 +21,9 @@ use std::path::Path;
 use brama_faults::findings::Findings;
 use clap::{Args, ValueEnum};
 
+/// What a node with all of it may hold, in bytes, at any moment: also while it starts.
+const NODE: u64 = 400 * 1024 * 1024;
+
 /// How big.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Sizes {

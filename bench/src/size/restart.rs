@@ -1,24 +1,27 @@
-//! A node that was killed with -9: how long until it serves again.
+//! A node that was killed with -9: how long until it serves again, and what it holds meanwhile and then.
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use brama_faults::findings::Findings;
 use brama_proto::v1;
 use brama_proto::v1::circuits_client::CircuitsClient;
 use brama_proto::v1::consistency::Level;
 use tokio::time::Instant;
 
-use super::Sizes;
 use super::stage::{Stage, name};
+use super::{NODE, Sizes, shown};
 use crate::connect;
+use crate::cpu;
 use crate::load;
 use crate::operations;
 
 /// How long a restart may take.
 const RESTART: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long after it has caught up its memory is looked at, and how long after that again.
+const LOOKS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(12)];
 /// `raft.snapshot_every` as it is built in.
 const SNAPSHOT_EVERY: u64 = 50_000;
 
@@ -33,6 +36,12 @@ pub(super) async fn measure_all(sizes: &Sizes, data: &Path) -> anyhow::Result<Fi
     entries_until(&stage, |status| status.snapshot_index > 0).await?;
     stage.settle().await?;
     findings.merge(measure(&stage, "from a snapshot").await?);
+    // Each circuit twice: whoever kept a copy of the state over that would have two.
+    for _ in 0..2 {
+        stage.report(0..sizes.circuits).await?;
+    }
+    stage.settle().await?;
+    findings.merge(measure(&stage, "from a snapshot and a log that changes each circuit").await?);
     let enough = SNAPSHOT_EVERY * 19 / 20;
     entries_until(&stage, |status| {
         status.applied_index >= status.snapshot_index + enough
@@ -64,6 +73,7 @@ pub(super) async fn measure(stage: &Stage, how: &str) -> anyhow::Result<Findings
     let took = began.elapsed();
     stage.settle().await?;
     let after = stage.status(position).await?;
+    findings.merge(held(stage, position, how).await?);
     let tail = before.applied_index - before.snapshot_index.min(before.applied_index);
     findings.figure(
         format!("a restart {how}"),
@@ -88,6 +98,33 @@ pub(super) async fn measure(stage: &Stage, how: &str) -> anyhow::Result<Findings
     Ok(findings)
 }
 
+/// What the process that was started held, from its first moment on, also while it read the snapshot and caught up.
+async fn held(stage: &Stage, position: usize, how: &str) -> anyhow::Result<Findings> {
+    let mut findings = Findings::default();
+    let pid = stage.cluster.nodes()[position]
+        .pid()
+        .context("a node that was started does not run")?;
+    let mut figures = Vec::new();
+    for later in LOOKS {
+        tokio::time::sleep(later).await;
+        let now = cpu::resident_bytes(&[pid]).first().copied().unwrap_or(0);
+        figures.push(shown(now as f64));
+    }
+    let peak = cpu::peak_bytes(&[pid]).first().copied().unwrap_or(0);
+    findings.figure(
+        format!("what that node holds after a restart {how}"),
+        format!("{}; at most {}", figures.join(", then "), shown(peak as f64)),
+    );
+    findings.require(peak > 0 && peak <= NODE, "size", || {
+        format!(
+            "a node held {} after a restart {how}, at most {} are allowed",
+            shown(peak as f64),
+            shown(NODE as f64)
+        )
+    });
+    Ok(findings)
+}
+
 async fn serves(stage: &Stage, position: usize) -> anyhow::Result<bool> {
     let mut client = CircuitsClient::new(connect::lazy(stage.cluster.addresses()[position])?);
     let mut request = tonic::Request::new(v1::StatusRequest {
@@ -106,7 +143,8 @@ async fn entries_until(
     done: impl Fn(&v1::ClusterStatusResponse) -> bool,
 ) -> anyhow::Result<()> {
     stage.register_for_load().await?;
-    for _ in 0..60 {
+    // A busy machine needs a while for fifty thousand.
+    for _ in 0..200 {
         if done(&stage.status(stage.follower().await?).await?) {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! How long the building of a snapshot holds applies up.
 //!
-//! Seen twice: by the node, which measures every apply while it builds one and logs the slowest, and by clients, whose reports come at a
+//! Seen twice: by the node, which measures every apply while it builds one and logs how many took longer than 20 ms, and by clients, whose reports come at a
 //! steady rate and are sorted by whether any node was building when they should have been sent.
 
 use std::path::Path;
@@ -18,8 +18,10 @@ use super::{Sizes, shown};
 use crate::figures::Latencies;
 use crate::load::Operation;
 
-/// What a snapshot may hold an apply up.
+/// What a snapshot may hold an apply up: the node counts those that took longer ...
 const HELD_UP: Duration = Duration::from_millis(20);
+/// ... and of so many one may (p99.9), because the system may give the processor to somebody else in the midst of one.
+const ONE_OF: u64 = 1000;
 /// Reports a second; each of another circuit.
 const RATE: f64 = 500.0;
 const HOW_LONG: Duration = Duration::from_secs(60);
@@ -30,15 +32,11 @@ const SNAPSHOT_EVERY: i64 = 1000;
 #[derive(Deserialize)]
 struct Line {
     timestamp: String,
-    fields: Fields,
-}
-
-#[derive(Deserialize)]
-struct Fields {
     message: String,
     bytes: Option<u64>,
     took_ms: Option<u64>,
     applies: Option<u64>,
+    applies_held_up: Option<u64>,
     slowest_apply_us: Option<u64>,
 }
 
@@ -48,6 +46,7 @@ struct Built {
     took: Duration,
     ended: SystemTime,
     applies: u64,
+    held_up: u64,
     slowest_apply: Duration,
 }
 
@@ -84,6 +83,7 @@ pub(super) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
     let longest = built.iter().map(|built| built.took).max().unwrap_or_default();
     let bytes = built.iter().map(|built| built.bytes).max().unwrap_or_default();
     let applies: u64 = built.iter().map(|built| built.applies).sum();
+    let held_up: u64 = built.iter().map(|built| built.held_up).sum();
     let slowest = built
         .iter()
         .map(|built| built.slowest_apply)
@@ -98,8 +98,8 @@ pub(super) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
         ),
     );
     findings.figure(
-        "the slowest apply beside one",
-        format!("{slowest:?} of {applies}"),
+        format!("applies beside one that took longer than {HELD_UP:?}"),
+        format!("{held_up} of {applies}, the slowest {slowest:?}"),
     );
     for (what, latencies) in [("beside snapshots", &beside), ("without", &apart)] {
         let at = |quantile| latencies.quantile_ms(quantile);
@@ -114,13 +114,20 @@ pub(super) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
             ),
         );
     }
-    findings.require(slowest <= HELD_UP, "size", || {
-        format!("an apply took {slowest:?} beside a snapshot, at most {HELD_UP:?} are allowed")
+    if applies < ONE_OF {
+        findings.untold(format!(
+            "only {applies} applies came beside snapshots: too few for p99.9"
+        ));
+    }
+    findings.require(held_up * ONE_OF <= applies, "size", || {
+        format!(
+            "{held_up} of {applies} applies took longer than {HELD_UP:?} beside a snapshot, at most one of {ONE_OF} may"
+        )
     });
     findings.checked(
         "size",
         format!(
-            "{applies} applies beside {} snapshots took at most {slowest:?}",
+            "of {applies} applies beside {} snapshots {held_up} took longer than {HELD_UP:?}",
             built.len()
         ),
     );
@@ -156,15 +163,16 @@ async fn load(stage: &Stage, sizes: &Sizes) -> Vec<(SystemTime, Duration)> {
 
 fn read(line: &str) -> Option<Built> {
     let line: Line = serde_json::from_str(line).ok()?;
-    if line.fields.message != "wrote a snapshot" {
+    if line.message != "wrote a snapshot" {
         return None;
     }
     let ended: prost_types::Timestamp = line.timestamp.parse().ok()?;
     Some(Built {
-        bytes: line.fields.bytes?,
-        took: Duration::from_millis(line.fields.took_ms?),
+        bytes: line.bytes?,
+        took: Duration::from_millis(line.took_ms?),
         ended: ended.try_into().ok()?,
-        applies: line.fields.applies?,
-        slowest_apply: Duration::from_micros(line.fields.slowest_apply_us?),
+        applies: line.applies?,
+        held_up: line.applies_held_up?,
+        slowest_apply: Duration::from_micros(line.slowest_apply_us?),
     })
 }

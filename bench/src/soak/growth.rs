@@ -1,13 +1,19 @@
 //! Whether something grows.
 //!
-//! A node that was restarted begins small and fills up again, and snapshots make teeth of the disk. So like is compared with like:
+//! A process that was started fills up first, and what it holds goes up with its log and down with each snapshot, in teeth. A slope within a
+//! tooth says nothing, and the mean over some teeth says which part of a tooth was cut off. So two lines are judged, of a process that has filled up:
+//! the height of its teeth, and their foot, each the most or least that it held, but for single moments, in the time of some teeth that ends then.
 //!
-//! - within a life of a process, once it has filled up: the mean over the last tooth or so, and of that the median slope of all pairs (Theil
-//!   and Sen's estimate, which single peaks do not move). It shows what a process loses.
-//! - between two lives: their medians over the ages that both had. It shows what stays, on disk or in the replicated state.
+//! - Whoever leaks has more at the foot of each tooth, and needs more at its height: both rise.
+//! - A busier machine makes higher teeth, for a while: the foot stays. What no tooth may reach has a limit of its own.
+//! - An allocator keeps more or less of what was freed for the next tooth: the height stays.
 //!
-//! The larger of both slopes, over the time that was judged, is the growth. It is too much when it is more than a part of the level and more than
-//! an amount that is nothing for this quantity.
+//! So the growth is that of the line that rises less, by the median slope of all pairs (Theil and Sen's estimate, which single peaks do not move),
+//! and only of a process that lived for most of the time: the slope of a short life would have to be multiplied, and its noise with it. The
+//!   soak lets some live (see `restarts`).
+//!
+//! The slope over the time that was judged is the growth. It is too much when it is more than a part of the level and more than an amount that is
+//! nothing for this quantity.
 
 use std::time::Duration;
 
@@ -52,12 +58,12 @@ pub(super) enum Growth {
 pub(super) const FILLED: Duration = Duration::from_secs(90);
 /// Teeth up to about this long are levelled.
 const TOOTH: Duration = Duration::from_secs(120);
+/// The foot and the height of a tooth: of all samples, so many are below.
+const ENDS: [f64; 2] = [0.05, 0.95];
 /// Pairs closer than this say more of noise than of growth.
 const APART: Duration = Duration::from_secs(30);
-/// Fewer pairs say nothing.
-const PAIRS: usize = 30;
-/// Two lives can be compared that had this part of the judged time in common: less would compare one tooth with another.
-const IN_COMMON: f64 = 0.125;
+/// Heights must be there for this part of the judged time.
+const LONG: f64 = 0.5;
 
 /// Judges the points at and after `from`.
 pub(super) fn judge(points: &[Point], from: Duration, bound: Bound) -> Growth {
@@ -66,16 +72,29 @@ pub(super) fn judge(points: &[Point], from: Duration, bound: Bound) -> Growth {
         return Growth::Untold;
     };
     let window = (last.at - first.at).as_secs_f64();
-    let lives: Vec<_> = judged.chunk_by(|a, b| a.life == b.life).collect();
-    let slopes = [
-        within_lives(&lives),
-        between_lives(&lives, Duration::from_secs_f64(window * IN_COMMON)),
-    ];
-    let Some(slope) = slopes.into_iter().flatten().reduce(f64::max) else {
+    let mut slopes = [Vec::new(), Vec::new()];
+    for life in judged.chunk_by(|a, b| a.life == b.life) {
+        let teeth = teeth(life);
+        let (Some(begin), Some(end)) = (teeth.first(), teeth.last()) else {
+            continue;
+        };
+        if end.at - begin.at < LONG * window {
+            continue;
+        }
+        for (line, slopes) in slopes.iter_mut().enumerate() {
+            for (i, a) in teeth.iter().enumerate() {
+                let later = teeth[i + 1..]
+                    .iter()
+                    .filter(|b| b.at - a.at >= APART.as_secs_f64());
+                slopes.extend(later.map(|b| (b.ends[line] - a.ends[line]) / (b.at - a.at)));
+            }
+        }
+    }
+    if slopes.iter().any(Vec::is_empty) {
         return Growth::Untold;
-    };
+    }
     let level = median(judged.iter().map(|point| point.value).collect());
-    let by = slope * window;
+    let by = slopes.map(median).into_iter().fold(f64::MAX, f64::min) * window;
     if by > bound.amount && by > bound.part * level {
         Growth::Grows { by, level }
     } else {
@@ -83,65 +102,33 @@ pub(super) fn judge(points: &[Point], from: Duration, bound: Bound) -> Growth {
     }
 }
 
-/// The median slope, a second, within lives; `None`: there is too little.
-fn within_lives(lives: &[&[&Point]]) -> Option<f64> {
-    let mut slopes = Vec::new();
-    for life in lives {
-        let level = levelled(life);
-        for (i, a) in level.iter().enumerate() {
-            let later = level[i + 1..].iter().filter(|b| b.0 - a.0 >= APART.as_secs_f64());
-            slopes.extend(later.map(|b| (b.1 - a.1) / (b.0 - a.0)));
-        }
-    }
-    (slopes.len() >= PAIRS).then(|| median(slopes))
+/// The foot and the height of the teeth in the time of some that ends at a moment.
+struct Teeth {
+    /// In seconds.
+    at: f64,
+    ends: [f64; 2],
 }
 
-/// When (in seconds), and the mean over the time of a tooth that ends then; only once the process had filled up before.
-fn levelled(life: &[&Point]) -> Vec<(f64, f64)> {
+/// Those of a life, moment by moment; only once the process had filled up before.
+fn teeth(life: &[&Point]) -> Vec<Teeth> {
     let filled = &life[life.partition_point(|point| point.age < FILLED)..];
-    let ends = filled
+    let moments = filled
         .iter()
         .enumerate()
         .filter(|(_, end)| end.age >= FILLED + TOOTH);
-    let level = ends.map(|(n, end)| {
-        let tooth = filled[..=n]
+    let teeth = moments.map(|(n, end)| {
+        let recent = filled[..=n]
             .iter()
             .rev()
             .take_while(|point| end.at - point.at < TOOTH);
-        let values: Vec<_> = tooth.map(|point| point.value).collect();
-        (
-            end.at.as_secs_f64(),
-            values.iter().sum::<f64>() / values.len() as f64,
-        )
-    });
-    level.collect()
-}
-
-/// The median slope, a second, between lives; `None`: no two had enough in common.
-fn between_lives(lives: &[&[&Point]], in_common: Duration) -> Option<f64> {
-    let mut slopes = Vec::new();
-    for (i, a) in lives.iter().enumerate() {
-        for b in &lives[i + 1..] {
-            let ages = |life: &[&Point]| Some((life.first()?.age, life.last()?.age));
-            let (Some(ages_a), Some(ages_b)) = (ages(a), ages(b)) else {
-                continue;
-            };
-            let (youngest, oldest) = (ages_a.0.max(ages_b.0), ages_a.1.min(ages_b.1));
-            if oldest.saturating_sub(youngest) < in_common {
-                continue;
-            }
-            let middle = |life: &[&Point]| {
-                let common = life
-                    .iter()
-                    .filter(|point| (youngest..=oldest).contains(&point.age));
-                let (at, values) = common.map(|point| (point.at.as_secs_f64(), point.value)).unzip();
-                (median(at), median(values))
-            };
-            let (a, b) = (middle(a), middle(b));
-            slopes.push((b.1 - a.1) / (b.0 - a.0));
+        let mut values: Vec<_> = recent.map(|point| point.value).collect();
+        values.sort_by(f64::total_cmp);
+        Teeth {
+            at: end.at.as_secs_f64(),
+            ends: ENDS.map(|part| values[((values.len() - 1) as f64 * part) as usize]),
         }
-    }
-    (!slopes.is_empty()).then(|| median(slopes))
+    });
+    teeth.collect()
 }
 
 fn median(values: Vec<f64>) -> f64 {
@@ -158,8 +145,8 @@ mod tests {
     };
     const SOAK: u64 = 1200;
     const EVERY: usize = 4;
-    /// A life of a node of three that are restarted in turn.
-    const LIFE: u64 = 450;
+    /// Longer than the soak.
+    const LONG_LIFE: u64 = 10_000;
 
     /// What a node shows over a soak; `value` gets the time, the age and the life.
     fn series(life: u64, value: impl Fn(f64, f64, u32) -> f64) -> Vec<Point> {
@@ -193,65 +180,86 @@ mod tests {
         assert!(matches!(verdict, Growth::Grows { .. }), "{verdict:?}");
     }
 
+    #[track_caller]
+    fn untold(points: &[Point]) {
+        assert_eq!(verdict(points), Growth::Untold);
+    }
+
     /// Full after a minute and a half.
     fn filling(age: f64) -> f64 {
-        120.0 + 80.0 * (age / 90.0).min(1.0)
+        40.0 + 80.0 * (age / 90.0).min(1.0)
+    }
+
+    /// What a node shows: its log grows until the next snapshot.
+    fn tooth(at: f64, tooth: f64) -> f64 {
+        40.0 * (at % tooth) / tooth
     }
 
     #[test]
     fn what_stays_is_flat() {
-        flat(&series(10_000, |_, _, _| 200.0));
-        flat(&series(LIFE, |_, _, _| 200.0));
+        flat(&series(LONG_LIFE, |_, _, _| 200.0));
     }
 
     #[test]
-    fn what_fills_up_after_each_start_is_flat() {
-        flat(&series(10_000, |_, age, _| filling(age)));
-        flat(&series(LIFE, |_, age, _| filling(age)));
-        flat(&series(150, |_, age, _| filling(age)));
+    fn what_fills_up_after_a_start_is_flat() {
+        flat(&series(LONG_LIFE, |_, age, _| filling(age)));
+        // Started shortly before the judging begins, and then not any more.
+        let late = series(LONG_LIFE, |at, _, _| filling((at - 300.0).max(0.0)));
+        let late = late.into_iter().map(|point| Point {
+            age: point.at.saturating_sub(Duration::from_secs(300)),
+            ..point
+        });
+        flat(&late.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn short_lives_are_not_judged() {
+        untold(&series(150, |_, age, _| filling(age)));
+        untold(&series(300, |at, age, _| filling(age) + at / 10.0));
     }
 
     #[test]
     fn a_peak_is_no_growth() {
-        flat(&series(LIFE, |at, age, _| {
+        flat(&series(LONG_LIFE, |at, age, _| {
             filling(age) + if (900.0..960.0).contains(&at) { 300.0 } else { 0.0 }
         }));
     }
 
     #[test]
     fn what_shrinks_is_flat() {
-        flat(&series(10_000, |at, _, _| 300.0 - at / 10.0));
+        flat(&series(LONG_LIFE, |at, _, _| 300.0 - at / 10.0));
     }
 
     #[test]
-    fn teeth_are_flat_and_teeth_that_grow_are_not() {
-        for tooth in [20.0, 40.0, 77.0, 100.0, 120.0] {
-            let teeth = |at: f64| 100.0 + 60.0 * (at % tooth) / tooth;
-            flat(&series(10_000, |at, _, _| teeth(at)));
-            flat(&series(LIFE, |at, _, _| teeth(at)));
-            grows(&series(10_000, |at, _, _| teeth(at) + at / 25.0));
-            grows(&series(LIFE, |at, _, _| teeth(at) + at / 25.0));
+    fn teeth_are_flat_and_a_leak_below_them_of_a_mebibyte_a_minute_is_not() {
+        for length in [20.0, 40.0, 45.0, 61.0, 77.0, 100.0, 120.0] {
+            flat(&series(LONG_LIFE, |at, age, _| filling(age) + tooth(at, length)));
+            grows(&series(LONG_LIFE, |at, age, _| {
+                filling(age) + tooth(at, length) + at / 60.0
+            }));
         }
     }
 
     #[test]
-    fn what_a_process_loses_grows_although_a_restart_ends_it() {
-        grows(&series(LIFE, |_, age, _| filling(age) + age / 20.0));
-        grows(&series(10_000, |_, age, _| filling(age) + age / 40.0));
+    fn teeth_that_are_higher_while_the_machine_is_busy_are_flat() {
+        flat(&series(LONG_LIFE, |at, age, _| {
+            let busy = (750.0..930.0).contains(&at) || at > 1000.0;
+            filling(age) + tooth(at, 45.0) * if busy { 1.6 } else { 1.0 }
+        }));
     }
 
     #[test]
-    fn what_stays_over_restarts_grows_although_lives_are_short() {
-        grows(&series(150, |at, age, _| filling(age) + at / 20.0));
-        grows(&series(LIFE, |_, age, life| {
-            filling(age) + 30.0 * f64::from(life)
+    fn an_allocator_that_keeps_ever_more_of_a_tooth_for_the_next_one_is_flat() {
+        flat(&series(LONG_LIFE, |at, age, _| {
+            let kept = 35.0 * (at / 900.0).min(1.0);
+            filling(age) + tooth(at, 45.0).max(kept)
         }));
     }
 
     #[test]
     fn steps_up_are_growth_and_one_at_the_beginning_is_not() {
-        grows(&series(10_000, |at, _, _| 200.0 + 20.0 * (at / 200.0).floor()));
-        flat(&series(10_000, |at, _, _| {
+        grows(&series(LONG_LIFE, |at, _, _| 200.0 + 20.0 * (at / 200.0).floor()));
+        flat(&series(LONG_LIFE, |at, _, _| {
             200.0 + if at > 300.0 { 50.0 } else { 0.0 }
         }));
     }
@@ -259,14 +267,14 @@ mod tests {
     #[test]
     fn a_little_of_much_and_much_of_little_are_no_growth() {
         // 6 of 500, and a quarter of 20.
-        flat(&series(10_000, |at, _, _| 500.0 + at / 130.0));
-        flat(&series(10_000, |at, _, _| 20.0 + at / 160.0));
+        flat(&series(LONG_LIFE, |at, _, _| 500.0 + at / 130.0));
+        flat(&series(LONG_LIFE, |at, _, _| 20.0 + at / 160.0));
     }
 
     #[test]
     fn too_little_is_not_judged() {
         assert_eq!(judge(&[], Duration::ZERO, BOUND), Growth::Untold);
-        let short: Vec<_> = series(10_000, |_, _, _| 1.0).into_iter().take(20).collect();
+        let short: Vec<_> = series(LONG_LIFE, |_, _, _| 1.0).into_iter().take(20).collect();
         assert_eq!(judge(&short, Duration::ZERO, BOUND), Growth::Untold);
     }
 }

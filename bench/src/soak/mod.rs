@@ -3,7 +3,7 @@
 //! ```text
 //!   traffic      clients that send so many commands a second, whatever the answers do, and insist until they have one
 //!   listeners    subscribers that come, check the order of what they hear, and go
-//!   restarts     one node after the other, killed and asked to end by turns
+//!   restarts     nodes that are killed, and asked to end, by turns
 //!   samples      memory, disk, descriptors, threads and tasks of each node, every few seconds
 //!   growth       judges the samples after the first third; sheet draws them
 //! ```
@@ -37,6 +37,9 @@ use self::traffic::Traffic;
 /// A part of the rate that must be reached, or the soak says little.
 const REACHED: f64 = 0.95;
 
+/// Nodes that are not restarted any more when the judging begins: of so many, growth must be told.
+const GROW_OLD: usize = 2;
+
 /// How old.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Soak {
@@ -54,6 +57,9 @@ pub(crate) struct Soak {
     /// Where the figures go
     #[arg(long, default_value = "target/soak")]
     out: PathBuf,
+    /// Runs nothing: judges and draws what an earlier soak left in this `samples.json`
+    #[arg(long)]
+    judge: Option<PathBuf>,
     /// Too short to judge growth: only that all of it works
     #[arg(long)]
     smoke: bool,
@@ -65,11 +71,19 @@ impl Soak {
     }
 }
 
-/// Runs it all, writes `samples.json` and `soak.svg`, and says what held.
+/// Runs it all, writes `samples.json`, `samples.csv` and `soak.svg`, and says what held.
 ///
 /// # Errors
 /// When there is no cluster, or the figures cannot be written.
 pub(crate) async fn run(soak: &Soak, data: &Path) -> anyhow::Result<Findings> {
+    if let Some(file) = &soak.judge {
+        let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let samples = serde_json::from_slice(&text).context("these are no samples of a soak")?;
+        let mut findings = Findings::default();
+        judge(soak, &samples, &mut findings);
+        write(soak, &samples)?;
+        return Ok(findings);
+    }
     let settings = vec![
         ("log", "level", "warn".into()),
         ("events", "progress_interval", "3s".into()),
@@ -106,11 +120,17 @@ pub(crate) async fn run(soak: &Soak, data: &Path) -> anyhow::Result<Findings> {
     findings.merge(listeners.findings());
     findings.figure("restarts", lives.count().to_string());
     judge(soak, &samples, &mut findings);
-    std::fs::create_dir_all(&soak.out).with_context(|| format!("cannot create {}", soak.out.display()))?;
-    std::fs::write(soak.out.join("samples.json"), serde_json::to_vec(&samples)?)?;
-    sheet::draw(&samples, &soak.out.join("soak.svg"))?;
-    println!("the figures are in {}", soak.out.display());
+    write(soak, &samples)?;
     Ok(findings)
+}
+
+fn write(soak: &Soak, samples: &Samples) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&soak.out).with_context(|| format!("cannot create {}", soak.out.display()))?;
+    std::fs::write(soak.out.join("samples.json"), serde_json::to_vec(samples)?)?;
+    std::fs::write(soak.out.join("samples.csv"), samples.csv())?;
+    sheet::draw(samples, &soak.out.join("soak.svg"))?;
+    println!("the figures are in {}", soak.out.display());
+    Ok(())
 }
 
 /// In the end all nodes have the same state.
@@ -134,20 +154,25 @@ async fn whole(cluster: &Cluster, monitor: &Monitor) -> Findings {
 
 /// Growth of each quantity of each node, and what none may exceed.
 fn judge(soak: &Soak, samples: &Samples, findings: &mut Findings) {
-    let from = soak.lasts() / 3;
+    let from = Duration::from_secs_f64(samples.lasted / 3.0);
     let mut untold = false;
     for quantity in Quantity::ALL {
         let mut shown = Vec::new();
         let mut most = 0.0_f64;
+        let mut told = 0;
         for node in 0..samples.nodes() {
             let points = samples.points(node, quantity);
             most = points.iter().map(|point| point.value).fold(most, f64::max);
-            match growth::judge(&points, from, quantity.bound()) {
-                // What a node does not tell at all is not asked for.
-                Growth::Untold => untold |= !points.is_empty(),
-                Growth::Flat { by, level } => shown.push(format!("{by:+.1} of {level:.0}")),
+            match growth::judge(&samples.judged(node, quantity), from, quantity.bound()) {
+                // Its lives were short.
+                Growth::Untold => {}
+                Growth::Flat { by, level } => {
+                    told += 1;
+                    shown.push(format!("{by:+.1} of {level:.0} (node {})", node + 1));
+                }
                 Growth::Grows { by, level } => {
-                    shown.push(format!("{by:+.1} of {level:.0} !"));
+                    told += 1;
+                    shown.push(format!("{by:+.1} of {level:.0} (node {}) !", node + 1));
                     let what = format!(
                         "{} of node {} grew by {by:.1} from {level:.1}",
                         quantity.name(),
@@ -157,6 +182,7 @@ fn judge(soak: &Soak, samples: &Samples, findings: &mut Findings) {
                 }
             }
         }
+        untold |= told < GROW_OLD;
         if most > 0.0 {
             let mut text = format!("at most {most:.0}");
             if !shown.is_empty() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use brama_faults::cluster::{Cluster, status};
 use brama_faults::monitor::Monitor;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::growth::{Bound, Point};
@@ -16,11 +16,11 @@ use crate::{cpu, metrics};
 /// The gauge of tasks of a node's runtime.
 const TASKS: &str = "brama_runtime_tasks";
 /// So many samples of a soak, but not more often than the first nor more seldom than the second.
-const NUMBER: u32 = 400;
+const NUMBER: u32 = 1200;
 const EVERY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// Everything that was seen.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Samples {
     /// In seconds.
     pub(super) lasted: f64,
@@ -28,7 +28,7 @@ pub(super) struct Samples {
 }
 
 /// One moment.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Sample {
     /// Seconds since the soak began.
     pub(super) at: f64,
@@ -39,7 +39,7 @@ pub(super) struct Sample {
 }
 
 /// One node.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct NodeSample {
     pub(super) life: u32,
     /// Seconds since this life began.
@@ -84,6 +84,7 @@ impl Quantity {
         }
     }
 
+    /// What was seen.
     pub(super) fn of(self, node: &NodeSample) -> Option<f64> {
         match self {
             Self::Memory => Some(node.memory_mib),
@@ -94,7 +95,24 @@ impl Quantity {
         }
     }
 
-    /// What is too much growth. Subscribers come and go, each with a descriptor and some tasks; logs are dropped by the segment.
+    /// What is judged. Subscribers come and go, a third more or less of them at this node, each with a connection of its own: that is the load,
+    /// and not what the node keeps beside it.
+    pub(super) fn judged(self, node: &NodeSample) -> Option<f64> {
+        let of_subscriber = match self {
+            Self::Descriptors => 1.0,
+            // Its connection and its stream.
+            Self::Tasks => 2.0,
+            Self::Memory | Self::Disk | Self::Threads => 0.0,
+        };
+        Some(self.of(node)? - of_subscriber * node.subscribers as f64)
+    }
+
+    /// Whether a restart leaves it as it is.
+    fn outlives_process(self) -> bool {
+        self == Self::Disk
+    }
+
+    /// What is too much growth; files of the log are taken and dropped as a whole.
     pub(super) fn bound(self) -> Bound {
         let (part, amount) = match self {
             Self::Memory => (0.05, 8.0),
@@ -144,7 +162,11 @@ impl Samples {
                 if let Some(status) = &status {
                     monitor.hear(status);
                 }
-                let sample = look(cluster, position, status.unwrap_or_default()).await;
+                // One that says nothing just now is taken for one that is down.
+                let sample = match status {
+                    Some(status) => look(cluster, position, status).await,
+                    None => None,
+                };
                 // A process that began or ended meanwhile is neither the one nor the other.
                 let same = lives.of(position).number == life.number;
                 each.push(sample.filter(|_| same).map(|sample| NodeSample {
@@ -178,18 +200,63 @@ impl Samples {
             .unwrap_or(0)
     }
 
-    /// One quantity of one node over time.
+    /// One quantity of one node over time, to be drawn.
     pub(super) fn points(&self, node: usize, quantity: Quantity) -> Vec<Point> {
+        self.all_of(node, |sample| quantity.of(sample))
+    }
+
+    /// The same, to be judged. What outlives a process has one life.
+    pub(super) fn judged(&self, node: usize, quantity: Quantity) -> Vec<Point> {
+        let mut points = self.all_of(node, |sample| quantity.judged(sample));
+        if quantity.outlives_process() {
+            for point in &mut points {
+                (point.life, point.age) = (0, point.at);
+            }
+        }
+        points
+    }
+
+    fn all_of(&self, node: usize, value: impl Fn(&NodeSample) -> Option<f64>) -> Vec<Point> {
         let point = |sample: &Sample| {
             let seen = sample.nodes.get(node)?.as_ref()?;
             Some(Point {
                 at: Duration::from_secs_f64(sample.at),
                 life: seen.life,
                 age: Duration::from_secs_f64(seen.age),
-                value: quantity.of(seen)?,
+                value: value(seen)?,
             })
         };
         self.all.iter().filter_map(point).collect()
+    }
+
+    /// As a table: a line a node and moment.
+    pub(super) fn csv(&self) -> String {
+        let mut text = String::from(
+            "seconds,commands_per_second,p99_ms,node,life,age_seconds,memory_mib,disk_mib,descriptors,threads,tasks,circuits,sessions,subscribers\n",
+        );
+        for sample in &self.all {
+            for (position, seen) in sample.nodes.iter().enumerate() {
+                let Some(seen) = seen else { continue };
+                let tasks = seen.tasks.map(|tasks| tasks.to_string()).unwrap_or_default();
+                text += &format!(
+                    "{:.1},{:.1},{:.2},{},{},{:.1},{:.2},{:.2},{},{},{tasks},{},{},{}\n",
+                    sample.at,
+                    sample.commands_per_second,
+                    sample.p99_ms,
+                    position + 1,
+                    seen.life,
+                    seen.age,
+                    seen.memory_mib,
+                    seen.disk_mib,
+                    seen.descriptors,
+                    seen.threads,
+                    seen.circuits,
+                    seen.sessions,
+                    seen.subscribers
+                );
+            }
+        }
+        text
     }
 }
 

@@ -52,10 +52,13 @@ pub(super) fn draw(samples: &Samples, path: &Path) -> anyhow::Result<()> {
 }
 
 fn figure(area: &Area<'_>, name: &str, lines: &[Line], minutes: f64) -> anyhow::Result<()> {
+    let caption = format!("{name} (what grows is judged to the right of the grey line)");
+    // Of the load nothing is judged.
+    let caption = if lines.len() > 1 { &caption } else { name };
     let values = lines.iter().flat_map(|line| line.pieces.iter().flatten());
     let most = values.map(|(_, value)| *value).fold(1.0, f64::max) * 1.1;
     let mut chart = ChartBuilder::on(area)
-        .caption(name, ("sans-serif", 15))
+        .caption(caption, ("sans-serif", 15))
         .margin(6)
         .margin_right(30)
         .x_label_area_size(20)

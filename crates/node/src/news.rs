@@ -44,8 +44,7 @@ impl News {
     }
 
     /// Follows these circuits, or all if there are none.
-    pub(crate) fn follow(&self, names: impl Iterator<Item = CircuitName>) -> Following {
-        let names: Vec<_> = names.collect();
+    pub(crate) fn follow(&self, names: Arc<[CircuitName]>) -> Following {
         let bell = Arc::new(Notify::new());
         let number = self.board.lock().enter(&names, bell.clone());
         Following {
@@ -114,7 +113,7 @@ impl News {
 pub(crate) struct Following {
     news: News,
     number: u64,
-    names: Vec<CircuitName>,
+    names: Arc<[CircuitName]>,
     bell: Arc<Notify>,
 }
 

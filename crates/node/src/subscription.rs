@@ -29,8 +29,8 @@ const TURN: Duration = Duration::from_millis(1);
 /// Which events a subscriber wants.
 #[derive(Debug, Default)]
 pub(crate) struct Selection {
-    /// Empty: all.
-    pub(crate) names: HashSet<CircuitName>,
+    /// In order, each once. Empty: all. Shared with the subscriber's place at the board.
+    pub(crate) names: Arc<[CircuitName]>,
     /// Empty: all; `None`: circuits without a scope.
     pub(crate) scopes: HashSet<Option<Name>>,
     /// Empty: all.
@@ -40,8 +40,11 @@ pub(crate) struct Selection {
 
 impl Selection {
     fn selects(&self, event: &Event) -> Result<bool, TooSlow> {
-        let by_name =
-            self.names.is_empty() || event.name.as_ref().is_some_and(|name| self.names.contains(name));
+        let by_name = self.names.is_empty()
+            || event
+                .name
+                .as_ref()
+                .is_some_and(|name| self.names.binary_search(name).is_ok());
         let by_scope = self.scopes.is_empty()
             || event
                 .name
@@ -95,7 +98,7 @@ impl Subscription {
         let now = Instant::now();
         self.shown.set(self.position);
         let reading = Reading {
-            following: self.news.follow(self.selection.names.iter().cloned()),
+            following: self.news.follow(self.selection.names.clone()),
             told_quorum: false,
             position: self.position,
             subscription: self,

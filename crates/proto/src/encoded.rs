@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use prost::Message;
 use prost::bytes::{BufMut, Bytes};
 use tonic::Status;
-use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
 use tonic_prost::ProstDecoder;
 
 /// The server's side, as [`Encoded`] answers need it.
@@ -68,6 +68,11 @@ impl<D: Message + Default + Send + 'static> Codec for EncodedCodec<D> {
     }
 }
 
+/// What a stream begins with: room for one progress message.
+const FIRST_BUFFER_BYTES: usize = 256;
+/// With so many bytes at once a stream gives what it has to the connection; tonic's own figure.
+const LARGEST_BUFFER_BYTES: usize = 32 * 1024;
+
 /// The encoder of [`EncodedCodec`].
 #[derive(Clone, Copy, Debug)]
 pub struct CopyBytes;
@@ -75,6 +80,12 @@ pub struct CopyBytes;
 impl Encoder for CopyBytes {
     type Item = Encoded;
     type Error = Status;
+
+    /// A stream keeps its buffer for as long as it lasts, and most of the time there is nothing to send: tonic's own 8 KiB would be
+    /// most of what a quiet subscriber costs. Where there is much to send, the buffer grows with it up to the same bound.
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(FIRST_BUFFER_BYTES, LARGEST_BUFFER_BYTES)
+    }
 
     fn encode(&mut self, item: Encoded, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
         into.put_slice(&item.0);

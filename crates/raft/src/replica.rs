@@ -215,6 +215,7 @@ impl Replica {
         tasks.spawn(feel_pulse(inner.clone()));
         tasks.spawn(origin::run(inner.clone()));
         let contents = inner.state.contents().clone();
+        contents.begin();
         tasks.spawn(contents.run(inner.stop.clone()));
         tasks.spawn(agreement::run(inner.clone()));
         tasks.spawn(disk_watch::run(inner.clone()));

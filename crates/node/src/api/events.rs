@@ -1,6 +1,7 @@
 //! `brama.v1.Events`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
@@ -64,7 +65,7 @@ impl Events for Api {
         let frozen = self.replica.read(Machine::freeze).reader();
         let revision = frozen.revision();
         let selection = Selection {
-            names: names.iter().cloned().collect(),
+            names: in_order(names.clone()),
             ..Selection::default()
         };
         let end = self.end_streams.clone();
@@ -207,11 +208,18 @@ fn selection(message: &v1::SubscribeRequest) -> Result<Selection, Status> {
         Some(Filter::compile(&message.filter).map_err(|problem| errors::invalid("filter", &problem))?)
     };
     Ok(Selection {
-        names: names(&message.names)?.into_iter().collect(),
+        names: in_order(names(&message.names)?),
         scopes,
         events,
         filter,
     })
+}
+
+/// Each once, so that they can be searched.
+fn in_order(mut names: Vec<CircuitName>) -> Arc<[CircuitName]> {
+    names.sort_unstable();
+    names.dedup();
+    names.into()
 }
 
 fn names(names: &[v1::CircuitName]) -> Result<Vec<CircuitName>, Status> {

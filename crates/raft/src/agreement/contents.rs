@@ -1,4 +1,8 @@
 //! Hashes of the whole state, at positions on which all nodes agree without asking.
+//!
+//! A state that waits to be hashed costs memory: whatever is applied meanwhile is there twice. A node that starts applies all of its log in
+//! moments, so one copy kept over that could be a second state. So none is taken before the node runs, nor while another one is hashed; a
+//! position that is left out only means that nothing is compared at it, and the next comes within a period.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,8 +28,12 @@ pub(crate) struct Contents {
 
 #[derive(Default)]
 struct Shared {
-    /// A state that is not hashed yet: only the newest, so that a node that catches up does not fall behind with this.
+    /// States may be offered: the node has applied again what it had applied before it was started.
+    begun: bool,
+    /// A state that is not hashed yet.
     waiting: Option<(u64, Frozen)>,
+    /// One is being hashed.
+    hashing: bool,
     done: VecDeque<(u64, u64)>,
     /// How often the state was replaced. A hash of an earlier one says nothing about the one there is.
     replaced: u64,
@@ -45,6 +53,17 @@ impl Contents {
     pub(crate) fn is_position(&self, before: ClusterTime, after: ClusterTime) -> bool {
         let period = u64::try_from(self.period.as_micros()).unwrap_or(u64::MAX).max(1);
         before.as_micros() / period != after.as_micros() / period
+    }
+
+    /// The node runs: from now on states are taken.
+    pub(crate) fn begin(&self) {
+        self.shared.lock().begun = true;
+    }
+
+    /// Whether a state would be taken now.
+    pub(crate) fn takes(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.begun && shared.waiting.is_none() && !shared.hashing
     }
 
     /// The state after the entry at `index`, which is a position. It is hashed soon, by [`Contents::run`].
@@ -83,17 +102,19 @@ impl Contents {
             }
             let (taken, replaced) = {
                 let mut shared = self.shared.lock();
+                shared.hashing = shared.waiting.is_some();
                 (shared.waiting.take(), shared.replaced)
             };
             let Some((index, state)) = taken else { continue };
             let began = Instant::now();
-            let hashing = tokio::task::spawn_blocking(move || state.content_hash());
-            let Ok(hash) = hashing.await else {
+            let hashed = tokio::task::spawn_blocking(move || state.content_hash()).await;
+            let mut shared = self.shared.lock();
+            shared.hashing = false;
+            let Ok(hash) = hashed else {
                 tracing::error!(index, "hashing the state has failed");
                 continue;
             };
             tracing::debug!(index, took = ?began.elapsed(), "hashed the whole state");
-            let mut shared = self.shared.lock();
             if shared.replaced == replaced {
                 if shared.done.len() == KEPT {
                     shared.done.pop_front();
@@ -130,6 +151,7 @@ mod tests {
     #[tokio::test]
     async fn a_state_that_was_replaced_is_not_answered_for() {
         let contents = Contents::new(Duration::from_secs(60));
+        contents.begin();
         let stop = CancellationToken::new();
         let task = tokio::spawn(contents.clone().run(stop.clone()));
         for index in 1..=KEPT as u64 + 2 {
@@ -145,6 +167,24 @@ mod tests {
         );
         contents.clear();
         assert_eq!((contents.newest(), contents.at(10)), (None, None));
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn no_state_is_taken_before_the_node_runs_nor_beside_another_one() {
+        let contents = Contents::new(Duration::from_secs(60));
+        assert!(!contents.takes(), "it would be kept over all of the log");
+        contents.begin();
+        assert!(contents.takes());
+        contents.offer(1, Machine::new().freeze());
+        assert!(!contents.takes(), "there would be three states");
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(contents.clone().run(stop.clone()));
+        while contents.newest().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(contents.takes());
         stop.cancel();
         task.await.unwrap();
     }

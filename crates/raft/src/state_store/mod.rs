@@ -45,6 +45,8 @@ pub(crate) type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, 
 /// A log of so many bytes, and as long as the snapshot, calls for a new one, if its number of entries did not before: an entry may hold
 /// thousands of commands, and a restart has to read the one and apply the other.
 const LOG_BYTES: u64 = 16 * 1024 * 1024;
+/// An apply that takes longer while a snapshot is built counts as held up by it.
+const HELD_UP: Duration = Duration::from_millis(20);
 /// An apply that takes longer is logged with its cost.
 const SLOW_APPLY: Duration = Duration::from_millis(50);
 
@@ -206,12 +208,15 @@ pub(crate) struct StateStore {
 struct Beside {
     building: AtomicBool,
     applies: AtomicU64,
+    /// Of them, those that took longer than [`HELD_UP`].
+    held_up: AtomicU64,
     slowest_us: AtomicU64,
 }
 
 impl Beside {
     fn begin(&self) {
         self.applies.store(0, Relaxed);
+        self.held_up.store(0, Relaxed);
         self.slowest_us.store(0, Relaxed);
         self.building.store(true, Relaxed);
     }
@@ -220,6 +225,7 @@ impl Beside {
         if self.building.load(Relaxed) {
             let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             self.applies.fetch_add(1, Relaxed);
+            self.held_up.fetch_add(u64::from(took > HELD_UP), Relaxed);
             self.slowest_us.fetch_max(us, Relaxed);
         }
     }
@@ -359,7 +365,8 @@ impl StateStore {
                 }
                 let time = inner.machine.time();
                 let contents = &self.shared.contents;
-                let frozen = contents.is_position(before, time).then(|| inner.machine.freeze());
+                let wanted = contents.is_position(before, time) && contents.takes();
+                let frozen = wanted.then(|| inner.machine.freeze());
                 drop(inner);
                 if let Some(frozen) = frozen {
                     contents.offer(entry.log_id.index, frozen);
@@ -545,6 +552,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
                         took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                         index = meta.last_log_id.map(|id| id.index),
                         applies = self.beside.applies.load(Relaxed),
+                        applies_held_up = self.beside.held_up.load(Relaxed),
                         slowest_apply_us = self.beside.slowest_us.load(Relaxed),
                         "wrote a snapshot"
                     );
