@@ -4,16 +4,16 @@
 //! quiet cost nothing while others are busy. For each circuit that somebody follows by name it keeps the newest events, so that a subscriber
 //! does not look through everything to find its own; one that is further behind reads the log by itself.
 //!
-//! The more are woken the longer the task waits before it wakes them again. What happens meanwhile reaches them together, which costs hardly more
-//! than one event: so a crowd on a busy circuit is told a little later, instead of falling behind.
+//! The more are woken the longer the task waits before it wakes them again ([`pace`]), unless a circuit changes its state.
 
 mod board;
+mod pace;
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use brama_core::name::CircuitName;
@@ -21,14 +21,10 @@ use brama_raft::Replica;
 
 use self::board::Board;
 pub(crate) use self::board::Found;
+use self::pace::Pace;
 
 /// Events that are read from the log at once; the log is locked meanwhile.
 const PAGE: usize = 256;
-/// What it takes to tell one subscriber, about: until that is over for all who were woken, they are not woken again.
-const TELLING_ONE: Duration = Duration::from_micros(60);
-/// But nobody waits longer than this.
-const LONGEST_PAUSE: Duration = Duration::from_millis(40);
-
 /// Where subscribers follow the log of events. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct News {
@@ -63,15 +59,18 @@ impl News {
         end: CancellationToken,
     ) {
         let mut applied = replica.applied();
+        let mut pace = Pace::new(Instant::now());
+        // Not told yet: anything; a change of state.
+        let (mut news, mut urgent) = (false, false);
         loop {
-            let woken = self.tell(&replica);
-            let pause = (TELLING_ONE * woken).min(LONGEST_PAUSE);
-            let until = Instant::now() + pause;
-            let news = async {
-                // A pause shorter than the timer's grain is none.
-                if pause >= Duration::from_millis(1) {
-                    tokio::time::sleep_until(until).await;
-                }
+            (news, urgent) = self.take_in(&replica, (news, urgent));
+            let now = Instant::now();
+            if news && pace.next(urgent) <= now {
+                let woken = self.board.lock().wake_concerned();
+                pace.woke(now, woken);
+                (news, urgent) = (false, false);
+            }
+            let change = async {
                 // The replica is gone only when the node is stopping.
                 if applied.changed().await.is_err() {
                     end.cancelled().await;
@@ -80,30 +79,30 @@ impl News {
             tokio::select! {
                 () = end.cancelled() => break,
                 Ok(()) = quorum.changed() => self.board.lock().wake_all(),
-                () = news => {}
+                () = change => {}
+                () = tokio::time::sleep_until(pace.next(urgent)), if news => {}
             }
         }
         self.board.lock().wake_all();
     }
 
-    /// Takes in what the log has; returns how many it woke.
-    fn tell(&self, replica: &Replica) -> u32 {
-        let mut woken = 0;
+    /// Takes in what the log has. Returns whether there is anything that was not told yet, and whether a change of state is among it.
+    fn take_in(&self, replica: &Replica, (mut news, mut urgent): (bool, bool)) -> (bool, bool) {
         loop {
             let position = self.board.lock().position();
             let page = replica.read(|machine| {
                 let page = machine.events_after(position, PAGE);
                 page.map_err(|_compacted| machine.revision())
             });
-            let mut board = self.board.lock();
             match page {
-                Ok(page) if page.is_empty() => {
-                    woken += board.wake_concerned();
-                    return woken;
+                Ok(page) if page.is_empty() => return (news, urgent),
+                Ok(page) => {
+                    news = true;
+                    urgent |= page.iter().any(|event| event.changes_state());
+                    self.board.lock().take_in(&page);
                 }
-                Ok(page) => board.take_in(&page),
                 // It was too slow, or a snapshot came. Subscribers find out by themselves whether the log still has what they need.
-                Err(newest) => board.skip_to(newest),
+                Err(newest) => self.board.lock().skip_to(newest),
             }
         }
     }
