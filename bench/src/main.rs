@@ -39,7 +39,7 @@ use crate::workload::Workload;
 
 /// As the binary that is measured.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Parser)]
 #[command(about = "Load for Brama and for etcd, side by side", version)]

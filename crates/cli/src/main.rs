@@ -15,7 +15,7 @@ use crate::client::ClientCommand;
 use crate::config::{ConfigArgs, ConfigCommand};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A circuit breaker that a whole fleet shares
 #[derive(Parser, Debug)]

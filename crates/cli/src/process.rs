@@ -25,7 +25,7 @@ pub(crate) fn prepare(max_connections: u32) {
         }
         Err(error) => tracing::warn!(%error, "the limit of descriptors is unknown"),
     }
-    // The allocator asks for huge pages, of which a few used bytes hold 2 MiB: a fresh node would have 90 MiB instead of 36.
+    // Where the system gives huge pages to everybody, a few used bytes would hold 2 MiB.
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         tracing::debug!(%error, "huge pages stay on");
