@@ -83,8 +83,8 @@ pub(crate) struct Circuit {
     pub(crate) generation: u64,
     pub(crate) failure_count: u32,
     pub(crate) openings_in_a_row: u32,
-    /// What is set on the circuit itself; boxed, because most set little or nothing.
-    pub(crate) own: Option<Box<Policy>>,
+    /// What is set on the circuit itself, if anything; shared by those that have the same.
+    pub(crate) own: Option<Arc<Policy>>,
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) totals: Totals,
     pub(crate) last_success_at: Option<ClusterTime>,

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod machine;
 pub mod metadata;
 pub mod name;
+mod policies;
 pub mod policy;
 pub mod query;
 pub mod reply;

@@ -19,6 +19,7 @@ use crate::command::{Bootstrap, CircuitId};
 use crate::event::Event;
 use crate::event_log::EventLog;
 use crate::machine::{Machine, State, Sweeps};
+use crate::policies::Policies;
 use crate::policy::{GlobalOptions, Policy};
 use crate::session::Session;
 use crate::time::ClusterTime;
@@ -151,8 +152,10 @@ impl Frozen {
             sweeps: head.sweeps,
             ..State::default()
         };
+        let mut policies = Policies::default();
         for _ in 0..head.circuits {
-            let (id, circuit): (CircuitId, Circuit) = read_record(&mut input)?;
+            let (id, mut circuit): (CircuitId, Circuit) = read_record(&mut input)?;
+            circuit.own = circuit.own.as_deref().and_then(|own| policies.share(own));
             state.census.enter(&circuit);
             let known = state.names.insert(circuit.name.clone(), id).is_some();
             if state.circuits.insert(id, Arc::new(circuit)).is_some() || known || id.0 >= head.next_circuit {

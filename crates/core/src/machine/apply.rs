@@ -126,13 +126,14 @@ impl Machine {
         let now = self.state.time;
         let id = CircuitId(self.state.next_circuit);
         self.state.next_circuit += 1;
+        let own = self.policies.share(&register.policy);
         let circuit = Circuit {
             name: register.name.clone(),
             state: CircuitState::Closed,
             generation: self.state.generation_floor.max(1),
             failure_count: 0,
             openings_in_a_row: 0,
-            own: boxed(&register.policy),
+            own,
             metadata: shared(&register.metadata),
             totals: Totals::default(),
             last_success_at: None,
@@ -176,14 +177,17 @@ impl Machine {
             IfExists::Update => self.state.effective(Some(&register.policy)).validate()?,
         }
         let now = self.state.time;
+        let own = self.policies.share(&register.policy);
         let differs = register.if_exists == IfExists::Update
-            && self.state.circuits.get(&id).is_some_and(|circuit| {
-                circuit.own != boxed(&register.policy) || *circuit.metadata != register.metadata
-            });
+            && self
+                .state
+                .circuits
+                .get(&id)
+                .is_some_and(|circuit| circuit.own != own || *circuit.metadata != register.metadata);
         self.change(id, |circuit| {
             circuit.active_at = now;
             if differs {
-                circuit.own = boxed(&register.policy);
+                circuit.own = own;
                 circuit.metadata = shared(&register.metadata);
             }
         });
@@ -242,9 +246,10 @@ impl Machine {
         policy.validate()?;
         let now = self.state.time;
         let changed = before != after;
+        let own = self.policies.share(&after);
         self.change(id, |circuit| {
             circuit.active_at = now;
-            circuit.own = boxed(&after);
+            circuit.own = own;
         });
         if changed {
             self.emit_plain(id, EventKind::Configured, Cause::Request, None);
@@ -398,10 +403,6 @@ fn changed(policy: &Policy, configure: &Configure) -> Policy {
         after.clear(*option);
     }
     after
-}
-
-fn boxed(policy: &Policy) -> Option<Box<Policy>> {
-    (!policy.is_empty()).then(|| Box::new(policy.clone()))
 }
 
 fn shared(metadata: &Metadata) -> Arc<Metadata> {

@@ -33,6 +33,7 @@ use crate::event::{Cause, Event, EventKind};
 use crate::event_log::EventLog;
 use crate::limits::Limits;
 use crate::name::CircuitName;
+use crate::policies::Policies;
 use crate::policy::{EffectivePolicy, GlobalOptions, Policy};
 use crate::session::Session;
 use crate::snapshot::Frozen;
@@ -55,6 +56,8 @@ pub struct Machine {
     index: Option<Index>,
     /// Derived.
     timers: Timers,
+    /// Derived.
+    policies: Policies,
     /// Derived: what circuits inherit; `None` since that has changed.
     inherited: Option<Inherited>,
     /// Circuits that the entry being applied has touched; empty between entries.
@@ -198,6 +201,7 @@ impl Machine {
             state: frozen.state,
             index: None,
             timers: Timers::default(),
+            policies: Policies::default(),
             inherited: None,
             touched: Vec::new(),
             fed: Vec::new(),
