@@ -58,11 +58,18 @@ impl Pressure {
             .send_if_modified(|since| since.is_none() && since.replace(Instant::now()).is_none());
     }
 
-    pub(super) fn has_room_again(&self) {
+    /// The disk is not full. If it was until now: for how long.
+    pub(super) fn has_room_again(&self) -> Option<Duration> {
         // After each flush: nearly always there is nothing to tell.
-        if self.left.swap(u64::MAX, Relaxed) != u64::MAX {
-            self.full_since.send_if_modified(|since| since.take().is_some());
+        if self.left.swap(u64::MAX, Relaxed) == u64::MAX {
+            return None;
         }
+        let mut was_full = None;
+        self.full_since.send_if_modified(|since| {
+            was_full = since.take();
+            was_full.is_some()
+        });
+        was_full.map(|since| since.elapsed())
     }
 
     pub(super) fn full_since(&self) -> Option<Instant> {
@@ -88,5 +95,23 @@ impl Pressure {
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However there was room again, it is told once.
+    #[test]
+    fn the_end_of_a_full_disk_is_told_once() {
+        let pressure = Pressure::default();
+        assert_eq!(pressure.has_room_again(), None, "it was never full");
+        pressure.full(1000);
+        pressure.full(500);
+        assert!(pressure.full_since().is_some());
+        assert!(pressure.has_room_again().is_some());
+        assert_eq!(pressure.has_room_again(), None);
+        assert!(pressure.full_since().is_none());
     }
 }

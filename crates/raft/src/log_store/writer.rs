@@ -141,7 +141,12 @@ impl Writer {
                 }
                 self.pressure.full(left);
             }
-            None => self.pressure.has_room_again(),
+            // Perhaps because a file was made, perhaps because what was purged left one that can be used again.
+            None => {
+                if let Some(full_for) = self.pressure.has_room_again() {
+                    tracing::info!(?full_for, "the disk has room again, and the log goes on");
+                }
+            }
         }
     }
 
@@ -160,19 +165,16 @@ impl Writer {
     /// When no file can be made, for another reason than want of room.
     fn go_on(&mut self) -> Result<(), LogError> {
         self.tell_of_room();
-        let Some((why, _)) = self.disk.stalled() else {
+        if self.disk.stalled().is_none() {
             return Ok(());
-        };
+        }
         let (next, pause) = self.next_try;
         if Instant::now() < next || !(self.free_space)().is_ok_and(|bytes| bytes >= ROOM_TO_GO_ON) {
             return Ok(());
         }
-        let began = Instant::now();
         match self.disk.make_room() {
             Ok(()) => {
                 self.next_try = (Instant::now(), FIRST_PAUSE);
-                let was = self.pressure.full_since().map(|since| since.elapsed());
-                tracing::info!(cause = why.cause(), full_for = ?was.unwrap_or_default(), took = ?began.elapsed(), "the disk has room again, and the log goes on");
                 self.tell_of_room();
                 Ok(())
             }
