@@ -17,6 +17,8 @@ use crate::wire;
 
 /// How long making a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How long a call may take: a system that hangs shall not hang its measurement.
+const CALL_WITHIN: Duration = Duration::from_secs(30);
 
 /// A connection to one node, made when it is used, and anew when it was lost. Cheap to clone; clones share it.
 #[derive(Clone)]
@@ -45,14 +47,17 @@ impl Lane {
     /// Calls `/<service>/<method>`, and waits for its one answer.
     ///
     /// # Errors
-    /// When there is no connection, it breaks, or the answer is not a success; all as text, with the gRPC status if there is one.
+    /// When there is no connection, it breaks, there is no answer within half a minute, or it is not a success; all as text, with the gRPC
+    /// status if there is one.
     pub(crate) async fn call<M: Message + Default>(
         &self,
         path: &'static str,
         request: &impl Message,
     ) -> Result<M, String> {
-        let called = self.try_call(path, request).await;
-        called.map_err(|error| format!("{error:#}"))
+        match tokio::time::timeout(CALL_WITHIN, self.try_call(path, request)).await {
+            Ok(called) => called.map_err(|error| format!("{error:#}")),
+            Err(_) => Err(format!("no answer within {CALL_WITHIN:?}")),
+        }
     }
 
     async fn try_call<M: Message + Default>(

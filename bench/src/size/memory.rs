@@ -8,7 +8,7 @@ use brama_proto::v1::circuits_client::CircuitsClient;
 use tonic::Status;
 
 use super::stage::{Stage, item, registration, session};
-use super::{NODE, Sizes, reads, restart, shown};
+use super::{Sizes, check_node, reads, restart, shown};
 use crate::cpu;
 
 /// What a circuit may cost, in bytes.
@@ -55,14 +55,7 @@ pub(super) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
     findings.merge(reads::measure(&stage, sizes).await?);
     findings.merge(one_more(&stage, sizes).await);
     let peak = cpu::peak_bytes(&stage.pids()).into_iter().max().unwrap_or(0);
-    findings.figure("the most that a node held", shown(peak as f64));
-    findings.require(peak <= NODE, "size", || {
-        format!(
-            "a node held {}, at most {} are allowed",
-            shown(peak as f64),
-            shown(NODE as f64)
-        )
-    });
+    check_node(&mut findings, "the most that a node held", "", peak);
     findings.checked(
         "size",
         format!(
@@ -75,14 +68,12 @@ pub(super) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
     findings.merge(restart::measure(&stage, "with all of it").await?);
     // Those that went on meanwhile, with what they sent the one that was away.
     let peak = cpu::peak_bytes(&stage.pids()).into_iter().max().unwrap_or(0);
-    findings.figure("the most that a node held in the end", shown(peak as f64));
-    findings.require(peak <= NODE, "size", || {
-        format!(
-            "a node held {} in the end, at most {} are allowed",
-            shown(peak as f64),
-            shown(NODE as f64)
-        )
-    });
+    check_node(
+        &mut findings,
+        "the most that a node held in the end",
+        " in the end",
+        peak,
+    );
     Ok(findings)
 }
 

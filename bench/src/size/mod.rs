@@ -7,8 +7,10 @@
 //! | `snapshots` | how long snapshots hold applies up |
 //! | `subscribers` | what subscribers add to a node, idle and beside a load that does not concern them; that each hears what does |
 //! | `apply` | in this process: what a snapshot costs the applies that come while it is written |
+//! | `churn` | in this process: whether what a state takes stays the same while circuits come and go and it is frozen again and again |
 
 mod apply;
+mod churn;
 mod memory;
 mod reads;
 mod restart;
@@ -41,6 +43,7 @@ pub(crate) struct Sizes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Subject {
     Apply,
+    Churn,
     Memory,
     Restart,
     Snapshots,
@@ -65,6 +68,7 @@ pub(crate) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
                 let circuits = sizes.circuits;
                 findings.merge(tokio::task::spawn_blocking(move || apply::measure(circuits)).await??);
             }
+            Subject::Churn => findings.merge(tokio::task::spawn_blocking(churn::measure).await??),
             Subject::Memory => findings.merge(memory::measure(sizes, data).await?),
             Subject::Restart => findings.merge(restart::measure_all(sizes, data).await?),
             Subject::Snapshots => findings.merge(snapshots::measure(sizes, data).await?),
@@ -72,6 +76,19 @@ pub(crate) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
         }
     }
     Ok(findings)
+}
+
+/// Shows the most that a node held, and checks it.
+fn check_node(findings: &mut Findings, what: &str, when: &str, most: u64) {
+    findings.figure(what, shown(most as f64));
+    // A process that is gone would have held nothing.
+    findings.require(most > 0 && most <= NODE, "size", || {
+        format!(
+            "a node held {}{when}, at most {} are allowed",
+            shown(most as f64),
+            shown(NODE as f64)
+        )
+    });
 }
 
 /// For a person: bytes with a unit.

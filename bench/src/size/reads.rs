@@ -9,11 +9,11 @@ use brama_proto::v1::circuits_client::CircuitsClient;
 use brama_proto::v1::consistency::Level;
 use brama_proto::v1::events_client::EventsClient;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 
 use super::Sizes;
 use super::stage::{Stage, item};
 use crate::figures::Figures;
+use crate::lane::Lane;
 use crate::load::{self, Operation};
 use crate::metrics;
 
@@ -24,19 +24,20 @@ const HOW_LONG: Duration = Duration::from_secs(6);
 /// A report of one circuit of many.
 #[derive(Clone)]
 pub(super) struct One {
-    pub(super) channels: Vec<Channel>,
+    pub(super) lanes: Vec<Lane>,
     pub(super) circuits: u64,
 }
 
 impl Operation for One {
     async fn run(&self, worker: usize, _: u64) -> Result<(), String> {
-        let mut client = CircuitsClient::new(self.channels[worker % self.channels.len()].clone());
+        let lane = &self.lanes[worker % self.lanes.len()];
         let request = v1::ReportRequest {
             session: None,
             items: vec![item(worker as u64 * 7919 % self.circuits)],
         };
-        let done = client.report(request).await;
-        done.map(|_| ()).map_err(|status| status.to_string())
+        lane.call::<v1::ReportResponse>("/brama.v1.Circuits/Report", &request)
+            .await
+            .map(drop)
     }
 }
 
@@ -44,7 +45,7 @@ pub(super) async fn measure(stage: &Stage, sizes: &Sizes) -> anyhow::Result<Find
     let mut findings = Findings::default();
     let load = || {
         let operation = One {
-            channels: stage.channels.clone(),
+            lanes: stage.lanes(),
             circuits: sizes.circuits,
         };
         load::open(operation, RATE, HOW_LONG, &[])

@@ -11,7 +11,7 @@ use brama_proto::v1::consistency::Level;
 use tokio::time::Instant;
 
 use super::stage::{Stage, name};
-use super::{NODE, Sizes, shown};
+use super::{Sizes, check_node, shown};
 use crate::connect;
 use crate::cpu;
 use crate::load;
@@ -113,15 +113,14 @@ async fn held(stage: &Stage, position: usize, how: &str) -> anyhow::Result<Findi
     let peak = cpu::peak_bytes(&[pid]).first().copied().unwrap_or(0);
     findings.figure(
         format!("what that node holds after a restart {how}"),
-        format!("{}; at most {}", figures.join(", then "), shown(peak as f64)),
+        figures.join(", then "),
     );
-    findings.require(peak > 0 && peak <= NODE, "size", || {
-        format!(
-            "a node held {} after a restart {how}, at most {} are allowed",
-            shown(peak as f64),
-            shown(NODE as f64)
-        )
-    });
+    check_node(
+        &mut findings,
+        "... and held at most",
+        &format!(" after a restart {how}"),
+        peak,
+    );
     Ok(findings)
 }
 
@@ -149,7 +148,7 @@ async fn entries_until(
             return Ok(());
         }
         let operation = operations::Failure {
-            lanes: connect::lanes(&stage.cluster.addresses(), 6),
+            lanes: stage.lanes(),
             circuits: 1,
         };
         load::closed(operation, 24, Duration::from_secs(2), &[]).await;

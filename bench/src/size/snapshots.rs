@@ -137,7 +137,7 @@ pub(super) async fn measure(sizes: &Sizes, data: &Path) -> anyhow::Result<Findin
 /// When each report should have been sent, and how long after that it was answered.
 async fn load(stage: &Stage, sizes: &Sizes) -> Vec<(SystemTime, Duration)> {
     let operation = One {
-        channels: stage.channels.clone(),
+        lanes: stage.lanes(),
         circuits: sizes.circuits,
     };
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 
 use crate::connect;
 use crate::cpu;
+use crate::lane::Lane;
 use crate::operations;
 
 /// Circuits of one batch of reports.
@@ -53,7 +54,7 @@ impl Stage {
 
     /// Memory that each node holds, in bytes, when it has become quiet.
     pub(super) async fn resident(&self) -> Vec<u64> {
-        // What is freed later than asked for (snapshots, sled's pages, the allocator's) gets its time.
+        // What is freed later than asked for (a snapshot's copies, the allocator's pages) gets its time.
         tokio::time::sleep(Duration::from_secs(3)).await;
         cpu::resident_bytes(&self.pids())
     }
@@ -61,6 +62,11 @@ impl Stage {
     pub(super) fn pids(&self) -> Vec<u32> {
         let running = self.cluster.nodes().iter().filter_map(|node| node.pid());
         running.collect()
+    }
+
+    /// Connections for a load of reports.
+    pub(super) fn lanes(&self) -> Vec<Lane> {
+        connect::lanes(&self.cluster.addresses(), 6)
     }
 
     fn client(&self, n: u64) -> CircuitsClient<Channel> {

@@ -99,7 +99,7 @@ async fn cost(stage: &Stage, pid: u32) -> (f64, Cost) {
     tokio::time::sleep(HOW_LONG / 2).await;
     let idle = (cpu::time(&[pid]) - before).as_secs_f64() / began.elapsed().as_secs_f64();
     let operation = operations::Failure {
-        lanes: connect::lanes(&stage.cluster.addresses(), 6),
+        lanes: stage.lanes(),
         circuits: 1,
     };
     let began = Instant::now();

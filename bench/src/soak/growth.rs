@@ -10,12 +10,14 @@
 //!
 //! So the growth is that of the line that rises less, by the median slope of all pairs (Theil and Sen's estimate, which single peaks do not move),
 //! and only of a process that lived for most of the time: the slope of a short life would have to be multiplied, and its noise with it. The
-//!   soak lets some live (see `restarts`).
+//! soak lets some live (see `restarts`).
 //!
 //! The slope over the time that was judged is the growth. It is too much when it is more than a part of the level and more than an amount that is
 //! nothing for this quantity.
 
 use std::time::Duration;
+
+use crate::figures::median;
 
 /// One sample of one node.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,7 +64,7 @@ const TOOTH: Duration = Duration::from_secs(120);
 const ENDS: [f64; 2] = [0.05, 0.95];
 /// Pairs closer than this say more of noise than of growth.
 const APART: Duration = Duration::from_secs(30);
-/// Heights must be there for this part of the judged time.
+/// A life is judged if there are teeth for this part of the judged time.
 const LONG: f64 = 0.5;
 
 /// Judges the points at and after `from`.
@@ -129,10 +131,6 @@ fn teeth(life: &[&Point]) -> Vec<Teeth> {
         }
     });
     teeth.collect()
-}
-
-fn median(values: Vec<f64>) -> f64 {
-    crate::figures::median(values)
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! Reports that came together are answered together: one log entry holds them all. But the first answer wakes its connection, and the runtime
 //! runs what was woken last before what has waited longer, so each answer would be written on its own. A connection with other
-//! calls unanswered lets the tasks that are ready run first, once, and finds more to write then. That halves the system calls of a busy node; a
-//! lone call waits for nothing.
+//! calls unanswered lets the tasks that are ready run first, once, and finds more to write then; a lone call waits for nothing. `brama-bench run
+//! report:64 local:64` shows what that is worth.
 
 use std::pin::Pin;
 use std::sync::Arc;

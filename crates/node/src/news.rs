@@ -25,6 +25,7 @@ use self::pace::Pace;
 
 /// Events that are read from the log at once; the log is locked meanwhile.
 const PAGE: usize = 256;
+
 /// Where subscribers follow the log of events. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct News {

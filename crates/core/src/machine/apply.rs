@@ -37,7 +37,7 @@ impl Machine {
         self.met.clear();
         let mut answers = Vec::with_capacity(batch.commands.len());
         for commands in batch.commands.chunks(warm::AT_ONCE) {
-            self.warm(commands);
+            self.warm_commands(commands);
             for command in commands {
                 let answer = self.apply_command(term, command);
                 self.tally.command(command, &answer);
@@ -177,8 +177,9 @@ impl Machine {
             IfExists::Update => self.state.effective(Some(&register.policy)).validate()?,
         }
         let now = self.state.time;
-        let own = self.policies.share(&register.policy);
-        let differs = register.if_exists == IfExists::Update
+        let updates = register.if_exists == IfExists::Update;
+        let own = updates.then(|| self.policies.share(&register.policy)).flatten();
+        let differs = updates
             && self
                 .state
                 .circuits

@@ -49,6 +49,17 @@ impl Index {
         self.ids.find(hash, |(each, _)| *each == hash).map(|(_, id)| *id)
     }
 
+    /// One in which the first entry of a hash is wrong.
+    #[cfg(test)]
+    pub(super) fn misled<'a>(
+        wrong: impl Iterator<Item = (&'a CircuitName, &'a CircuitId)>,
+        right: impl Iterator<Item = (&'a CircuitName, &'a CircuitId)>,
+    ) -> Self {
+        let mut index = Self::default();
+        wrong.chain(right).for_each(|(name, id)| index.insert(name, *id));
+        index
+    }
+
     /// A name that is not there yet.
     pub(super) fn insert(&mut self, name: &CircuitName, id: CircuitId) {
         let hash = hash(name);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::moment::Moment;
-use super::{Inherited, Machine, State, index};
+use super::{Inherited, Machine, State, index, warm};
 use crate::command::{ReportBatch, ReportItem, SessionStamp};
 use crate::event::{Cause, Event, EventKind};
 use crate::metadata::Metadata;
@@ -18,12 +18,15 @@ impl Machine {
             self.tally.repeat();
             return Ok(Reply::Reported(reply));
         }
-        let items = batch.items.iter().map(|item| {
-            let reply = self.report_item(item);
-            self.tally.item(&item.summary, &reply);
-            reply
-        });
-        let items = items.collect();
+        let mut items = Vec::with_capacity(batch.items.len());
+        for some in batch.items.chunks(warm::AT_ONCE) {
+            self.warm_batch(batch, some);
+            for item in some {
+                let reply = self.report_item(item);
+                self.tally.item(&item.summary, &reply);
+                items.push(reply);
+            }
+        }
         let reply = BatchReply {
             revision: self.state.events.revision(),
             items,
@@ -86,20 +89,17 @@ impl Machine {
             events,
             ..
         } = &mut self.state;
-        let guessed = self
-            .index
-            .as_ref()
-            .and_then(|index| index.guess(index::hash(&item.name)));
+        // A machine that only reads has none, and applies nothing.
+        let Some(index) = &self.index else {
+            return ItemReply::NotFound;
+        };
+        let guessed = index.guess(index::hash(&item.name));
         let found = match guessed.map(|id| (id, circuits.get_mut(&id))) {
             Some((id, Some(circuit))) if circuit.name == item.name => Some((id, circuit)),
             // Two names with one hash.
-            Some(_) => {
-                let id = self
-                    .index
-                    .as_ref()
-                    .and_then(|index| index.get(&item.name, circuits));
-                id.and_then(|id| circuits.get_mut(&id).map(|circuit| (id, circuit)))
-            }
+            Some(_) => index
+                .get(&item.name, circuits)
+                .and_then(|id| circuits.get_mut(&id).map(|circuit| (id, circuit))),
             None => None,
         };
         let Some((id, circuit)) = found else {
@@ -186,4 +186,66 @@ fn merged(own: &Arc<Metadata>, over: &Metadata) -> Arc<Metadata> {
         return own.clone();
     }
     Arc::new(own.overlaid(over))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Batch, Command, IfExists, Register};
+    use crate::name::CircuitName;
+    use crate::policy::Policy;
+    use crate::report::{Outcome, Summary};
+    use crate::time::ClusterTime;
+
+    /// As many as one circuit after the other, however they come: in one batch, in many, or one by one.
+    #[test]
+    fn a_report_finds_its_circuit_among_names_with_one_hash() {
+        let names: Vec<_> = (0..1000)
+            .map(|n| CircuitName::new(None, &format!("c{n}")).expect("a name"))
+            .collect();
+        let mut machine = Machine::new();
+        let apply = |machine: &mut Machine, commands| {
+            let time = ClusterTime::from_micros(1);
+            let answers = machine.apply(1, &Batch { time, commands });
+            assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        };
+        let register = |name: &CircuitName| {
+            Command::Register(Register {
+                name: name.clone(),
+                policy: Policy::default(),
+                metadata: Metadata::new(),
+                if_exists: IfExists::Refuse,
+            })
+        };
+        apply(&mut machine, names.iter().map(register).collect());
+        // Every name's hash leads to the circuit of the next one first.
+        let ids = names.iter().map(|name| machine.id(name).expect("registered"));
+        let ids: Vec<_> = ids.collect();
+        let wrong = names.iter().zip(ids.iter().cycle().skip(1));
+        machine.index = Some(index::Index::misled(wrong, names.iter().zip(&ids)));
+        let item = |name: &CircuitName| ReportItem {
+            name: name.clone(),
+            generation: None,
+            permit: None,
+            summary: Summary::of(Outcome::Failure),
+            reason: None,
+            metadata: Metadata::new(),
+        };
+        let report = |names: &[CircuitName]| {
+            Command::Report(ReportBatch {
+                session: None,
+                items: names.iter().map(item).collect(),
+            })
+        };
+        apply(&mut machine, vec![report(&names)]);
+        apply(&mut machine, names.chunks(3).map(report).collect());
+        for name in &names[..10] {
+            apply(&mut machine, vec![report(std::slice::from_ref(name))]);
+        }
+        for (n, name) in names.iter().enumerate() {
+            let expected = if n < 10 { 3 } else { 2 };
+            let circuit = machine.circuit(name).expect("registered");
+            assert_eq!(circuit.failure_count, expected, "{name}");
+        }
+    }
 }
