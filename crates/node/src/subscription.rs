@@ -18,7 +18,7 @@ use brama_core::query::Compacted;
 use brama_raft::Replica;
 
 use crate::filter::{Filter, TooSlow};
-use crate::news::{Following, Found, News};
+use crate::news::{Following, Found};
 use crate::subscribers::Position;
 
 /// Events that are read from the log at once; the log is locked meanwhile.
@@ -81,7 +81,7 @@ pub(crate) enum Ended {
 /// A subscriber's position, and what it needs to move on.
 pub(crate) struct Subscription {
     pub(crate) replica: Replica,
-    pub(crate) news: News,
+    pub(crate) following: Following,
     pub(crate) selection: Selection,
     /// Everything up to here was delivered or not selected.
     pub(crate) position: u64,
@@ -98,9 +98,7 @@ impl Subscription {
         let now = Instant::now();
         self.shown.set(self.position);
         let reading = Reading {
-            following: self.news.follow(self.selection.names.clone()),
             told_quorum: false,
-            position: self.position,
             subscription: self,
             page: VecDeque::new(),
             page_upto: 0,
@@ -121,9 +119,6 @@ impl Subscription {
 
 struct Reading {
     subscription: Subscription,
-    following: Following,
-    /// Everything up to here was delivered or not selected.
-    position: u64,
     /// Read, but not looked at yet.
     page: VecDeque<Arc<Event>>,
     /// There is nothing else up to here.
@@ -169,8 +164,11 @@ impl Reading {
     fn next_selected(&mut self) -> Result<Option<Arc<Event>>, Ended> {
         let began = Instant::now();
         while let Some(event) = self.page.pop_front() {
-            assert!(event.revision > self.position, "events come in order, once");
-            self.position = event.revision;
+            assert!(
+                event.revision > self.subscription.position,
+                "events come in order, once"
+            );
+            self.subscription.position = event.revision;
             if self
                 .subscription
                 .selection
@@ -184,19 +182,19 @@ impl Reading {
                 return Ok(None);
             }
         }
-        self.position = self.position.max(self.page_upto);
+        self.subscription.position = self.subscription.position.max(self.page_upto);
         Ok(None)
     }
 
     /// Reads on; false when there is nothing new.
     fn read_page(&mut self) -> Result<bool, Ended> {
-        match self.following.read(self.position) {
+        match self.subscription.following.read(self.subscription.position) {
             Found::Events { events, upto } => {
                 self.page = events;
                 self.page_upto = upto;
             }
             Found::InTheLog => {
-                let position = self.position;
+                let position = self.subscription.position;
                 let page = self
                     .subscription
                     .replica
@@ -209,7 +207,7 @@ impl Reading {
         }
         let anything = !self.page.is_empty();
         if !anything {
-            self.position = self.position.max(self.page_upto);
+            self.subscription.position = self.subscription.position.max(self.page_upto);
         }
         Ok(anything)
     }
@@ -217,7 +215,7 @@ impl Reading {
     /// Waits until there may be something to do.
     async fn news(&mut self) {
         tokio::select! {
-            () = self.following.bell() => {}
+            () = self.subscription.following.bell() => {}
             () = &mut self.timer => {
                 let now = Instant::now();
                 let due = now >= self.next_progress;
@@ -231,14 +229,14 @@ impl Reading {
         self.moved();
         self.told_quorum = *self.subscription.quorum.borrow();
         Delivery::Progress {
-            revision: self.position,
+            revision: self.subscription.position,
             has_quorum: self.told_quorum,
         }
     }
 
     /// The subscriber has a newer cursor.
     fn moved(&mut self) {
-        self.subscription.shown.set(self.position);
+        self.subscription.shown.set(self.subscription.position);
         self.next_progress = Instant::now() + self.subscription.progress_interval;
     }
 }

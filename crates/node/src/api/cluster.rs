@@ -29,7 +29,7 @@ impl Cluster for Api {
         });
         Ok(Response::new(v1::ClusterStatusResponse {
             header: self.header(revision),
-            cluster_name: self.cluster_name.clone(),
+            cluster_name: self.cluster_name.to_string(),
             role: role(status.role).into(),
             term: status.term,
             leader_id: status.leader_id,

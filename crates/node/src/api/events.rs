@@ -17,7 +17,9 @@ use brama_proto::convert;
 use brama_proto::encoded::Encoded;
 use brama_proto::encoded::events_server::Events;
 use brama_proto::v1;
+use brama_raft::Replica;
 
+use super::shared_events::SharedEvents;
 use super::{Api, errors};
 use crate::filter::Filter;
 use crate::subscribers::{Position, Seat};
@@ -43,11 +45,11 @@ impl Events for Api {
         self.replica.recovered(deadline).await.map_err(errors::read)?;
         let cluster = self.cluster_id()?;
         let position = self.position(cluster, message.from)?;
-        let api = self.clone();
+        let told = self.messages(cluster);
         let deliveries = self.subscription(selection, position, place.position()).stream();
         let messages = deliveries.map(move |delivery| {
             let _held = &place;
-            api.message(cluster, delivery.map_err(|ended| status(cluster, ended))?)
+            told.of(delivery)
         });
         Ok(Response::new(Box::pin(messages)))
     }
@@ -92,10 +94,9 @@ impl Events for Api {
                 message: Some(message),
             }))
         });
-        let api = self.clone();
+        let told = self.messages(cluster);
         let deliveries = self.subscription(selection, revision, place.position()).stream();
-        let events = deliveries
-            .map(move |delivery| api.message(cluster, delivery.map_err(|ended| status(cluster, ended))?));
+        let events = deliveries.map(move |delivery| told.of(delivery));
         let events = if message.snapshot_only {
             events.take(0)
         } else {
@@ -114,11 +115,34 @@ impl Events for Api {
     }
 }
 
+/// What a subscriber or a watcher is sent; each has one, so it holds no more than it needs.
+struct Messages {
+    cluster: ClusterId,
+    replica: Replica,
+    shared_events: SharedEvents,
+}
+
+impl Messages {
+    fn of(&self, delivery: Result<Delivery, Ended>) -> Result<Encoded, Status> {
+        Ok(match delivery.map_err(|ended| status(self.cluster, ended))? {
+            Delivery::Event(event) => self.shared_events.message(self.cluster, &event),
+            Delivery::Progress { revision, has_quorum } => Encoded::new(&v1::SubscribeResponse {
+                cursor: cursor::encode(self.cluster, revision),
+                message: Some(v1::subscribe_response::Message::Progress(v1::Progress {
+                    revision,
+                    has_quorum,
+                    time: Some(convert::timestamp(self.replica.now())),
+                })),
+            }),
+        })
+    }
+}
+
 impl Api {
     fn subscription(&self, selection: Selection, position: u64, shown: Position) -> Subscription {
         Subscription {
             replica: self.replica.clone(),
-            news: self.news.clone(),
+            following: self.news.follow(selection.names.clone()),
             selection,
             position,
             shown,
@@ -128,19 +152,12 @@ impl Api {
         }
     }
 
-    /// What a subscriber or a watcher is sent.
-    fn message(&self, cluster: ClusterId, delivery: Delivery) -> Result<Encoded, Status> {
-        Ok(match delivery {
-            Delivery::Event(event) => self.shared_events.message(cluster, &event),
-            Delivery::Progress { revision, has_quorum } => Encoded::new(&v1::SubscribeResponse {
-                cursor: cursor::encode(cluster, revision),
-                message: Some(v1::subscribe_response::Message::Progress(v1::Progress {
-                    revision,
-                    has_quorum,
-                    time: Some(convert::timestamp(self.replica.now())),
-                })),
-            }),
-        })
+    fn messages(&self, cluster: ClusterId) -> Messages {
+        Messages {
+            cluster,
+            replica: self.replica.clone(),
+            shared_events: self.shared_events.clone(),
+        }
     }
 
     /// The revision after which a subscription begins.

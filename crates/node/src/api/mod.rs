@@ -53,7 +53,7 @@ const ANSWER_BEFORE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct Api {
     pub(crate) replica: Replica,
-    pub(crate) cluster_name: String,
+    pub(crate) cluster_name: Arc<str>,
     pub(crate) subscribers: Subscribers,
     /// Tells its subscribers when there is something for them.
     pub(crate) news: News,
@@ -82,7 +82,7 @@ impl Api {
         Self {
             replica,
             news,
-            cluster_name: config.cluster.name.clone(),
+            cluster_name: config.cluster.name.as_str().into(),
             subscribers,
             shared_events: shared_events::SharedEvents::new(),
             requests,
