@@ -37,7 +37,7 @@ use crate::metrics::requests::Requests;
 use crate::metrics::{Measured, Metrics};
 use crate::news::News;
 use crate::pages::Pages;
-use crate::server::{self, Front};
+use crate::server::{self, Services};
 use crate::subscribers::Subscribers;
 use crate::timers;
 
@@ -156,12 +156,12 @@ impl Node {
             quorum,
             node.end_streams.clone(),
         );
-        match api.front(HealthServer::new(HealthService::from_health_reporter(
+        match api.services(HealthServer::new(HealthService::from_health_reporter(
             health.clone(),
         ))) {
-            Ok(mut front) => {
-                front.others = pages.beside(front.others);
-                node.serve(listener, door, front);
+            Ok(mut services) => {
+                services.others = pages.beside(services.others);
+                node.serve(listener, door, services);
             }
             Err(error) => {
                 replica.stop(Instant::now()).await;
@@ -247,10 +247,10 @@ impl Node {
         &self.replica
     }
 
-    fn serve(&self, listener: tokio::net::TcpListener, door: Arc<Door>, front: Front) {
+    fn serve(&self, listener: tokio::net::TcpListener, door: Arc<Door>, services: Services) {
         let (closing, cut) = (self.closing.clone(), self.cut.clone());
         let incoming = connections::accept(listener, door, cut.clone());
-        let serving = server::serve(incoming, front, closing);
+        let serving = server::serve(incoming, services, closing);
         self.server.spawn(async move {
             // `None`: it was cut.
             let _ = cut.run_until_cancelled_owned(serving).await;

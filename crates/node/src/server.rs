@@ -29,15 +29,18 @@ use crate::connections::Connection;
 use crate::gathering::{Counted, Gathering, Unanswered};
 use crate::metrics::requests::{Answering, Requests};
 
-/// What answers. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Front {
+/// What answers.
+pub(crate) struct Services {
     pub(crate) circuits: CircuitsServer<Api>,
     pub(crate) others: Router,
     /// Counts the calls.
     pub(crate) requests: Arc<Requests>,
-    /// Of its connection.
-    pub(crate) unanswered: Unanswered,
+}
+
+/// What answers one connection. Small: a node may have ten thousand of them.
+struct Front {
+    services: Arc<Services>,
+    unanswered: Unanswered,
 }
 
 impl Service<Request<Incoming>> for Front {
@@ -46,12 +49,12 @@ impl Service<Request<Incoming>> for Front {
     type Future = Counted<Answering<BoxFuture<'static, Result<Self::Response, Infallible>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let call = self.requests.begin(&request);
+        let call = self.services.requests.begin(&request);
         if is_of(CircuitsServer::<Api>::NAME, request.uri().path()) {
-            let answer = Answering::new(self.circuits.clone().call(request), call);
+            let answer = Answering::new(self.services.circuits.clone().call(request), call);
             return self.unanswered.count(answer);
         }
-        let answer = self.others.clone().call(request);
+        let answer = self.services.others.clone().call(request);
         let answer = async move { answer.await.map(|response| response.map(Body::new)) };
         self.unanswered.count(Answering::new(Box::pin(answer), call))
     }
@@ -67,22 +70,23 @@ fn is_of(service: &str, path: &str) -> bool {
 /// Serves connections until `closing`; then asks them to end, and returns when the last one has.
 pub(crate) async fn serve(
     incoming: impl Stream<Item = Connection>,
-    front: Front,
+    services: Services,
     closing: CancellationToken,
 ) {
     let builder = builder();
     let graceful = GracefulShutdown::new();
+    let services = Arc::new(services);
     {
         // When this ends, the port is closed: nobody connects to a node that will not answer.
         let mut incoming = pin!(incoming.take_until(closing.cancelled_owned()));
         while let Some(connection) = incoming.next().await {
             let unanswered = Unanswered::default();
             let front = Front {
+                services: services.clone(),
                 unanswered: unanswered.clone(),
-                ..front.clone()
             };
             let served = builder
-                .serve_connection(TokioIo::new(connection), front)
+                .serve_connection(TokioIo::new(Box::new(connection)), front)
                 .into_owned();
             let served = Gathering::new(graceful.watch(served), unanswered);
             // `graceful` owns it: it is waited for below, and each connection can be cut. Not an async block, which would be twice as large:

@@ -31,10 +31,9 @@ use brama_raft::Replica;
 
 pub(crate) use self::errors::REASONS;
 use crate::config::Config;
-use crate::gathering::Unanswered;
 use crate::metrics::requests::Requests;
 use crate::news::News;
-use crate::server::Front;
+use crate::server::Services;
 use crate::subscribers::Subscribers;
 
 /// What the services say of themselves.
@@ -96,10 +95,10 @@ impl Api {
     ///
     /// # Errors
     /// When the descriptors that the build made cannot be read.
-    pub(crate) fn front(
+    pub(crate) fn services(
         self,
         health: HealthServer<HealthService>,
-    ) -> Result<Front, tonic_reflection::server::Error> {
+    ) -> Result<Services, tonic_reflection::server::Error> {
         let descriptors = || {
             let builder = tonic_reflection::server::Builder::configure();
             DESCRIPTORS.into_iter().fold(builder, |builder, set| {
@@ -115,11 +114,10 @@ impl Api {
             .add_service(health)
             .prepare()
             .into_axum_router();
-        Ok(Front {
+        Ok(Services {
             circuits,
             others,
             requests,
-            unanswered: Unanswered::default(),
         })
     }
 
