@@ -128,6 +128,7 @@ impl Watcher {
         let request = v1::WatchRequest {
             names,
             snapshot_only: true,
+            changes_only: false,
         };
         let deadline = Instant::now() + self.timeout;
         let (circuits, synced, cursor) = retry::call(

@@ -20,6 +20,7 @@ mod server;
 mod subscribers;
 mod subscription;
 pub mod timers;
+mod told;
 
 pub use brama_raft::BROKEN_ON_PURPOSE;
 pub use lifecycle::Node;

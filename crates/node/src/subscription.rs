@@ -20,6 +20,7 @@ use brama_raft::Replica;
 use crate::filter::{Filter, TooSlow};
 use crate::news::{Following, Found};
 use crate::subscribers::Position;
+use crate::told::Told;
 
 /// Events that are read from the log at once; the log is locked meanwhile.
 const PAGE: usize = 256;
@@ -36,6 +37,8 @@ pub(crate) struct Selection {
     /// Empty: all.
     pub(crate) events: Vec<EventName>,
     pub(crate) filter: Option<Filter>,
+    /// Not what changes nothing for who decides by it.
+    pub(crate) changes_only: Option<Told>,
 }
 
 impl Selection {
@@ -52,6 +55,11 @@ impl Selection {
                 .is_some_and(|name| self.scopes.contains(&name.scope));
         let by_event = self.events.is_empty() || self.events.iter().any(|name| name.selects(event));
         if !(by_name && by_scope && by_event) {
+            return Ok(false);
+        }
+        if let Some(told) = &self.changes_only
+            && !told.is_news(event)
+        {
             return Ok(false);
         }
         self.filter

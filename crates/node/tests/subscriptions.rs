@@ -496,6 +496,7 @@ async fn a_watch_is_a_snapshot_and_every_event_after_it() {
     let request = v1::WatchRequest {
         names: vec![names[0].clone(), name("later")],
         snapshot_only: false,
+        changes_only: false,
     };
     let mut stream = cluster.events(1).watch(request).await.unwrap().into_inner();
     let (seen, _) = snapshot(&mut stream).await;
@@ -516,6 +517,7 @@ async fn a_watch_is_a_snapshot_and_every_event_after_it() {
     let request = v1::WatchRequest {
         names: Vec::new(),
         snapshot_only: true,
+        changes_only: false,
     };
     let mut stream = cluster.events(2).watch(request).await.unwrap().into_inner();
     let mut cursor = String::new();
@@ -526,6 +528,69 @@ async fn a_watch_is_a_snapshot_and_every_event_after_it() {
     assert_eq!(resumed.revision, newest);
     cluster.fail(1, &names[2]).await;
     assert_eq!(resumed.event().await.unwrap().revision, newest + 1);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_changes_is_told_only_what_changes_a_decision() {
+    use v1::EventType::{CircuitOpened, Failure, Registration, Success};
+    let cluster = Cluster::start_with(&[OFTEN]).await;
+    let (quiet, failing) = (name("quiet"), name("failing"));
+    for name in [&quiet, &failing] {
+        cluster.register(0, name, tough()).await;
+    }
+    cluster.fail(0, &failing).await;
+    let request = v1::WatchRequest {
+        names: vec![quiet.clone(), failing.clone(), name("later")],
+        snapshot_only: false,
+        changes_only: true,
+    };
+    let before = cluster.revision(1).await;
+    let mut stream = cluster.events(1).watch(request).await.unwrap().into_inner();
+    let (seen, at) = snapshot(&mut stream).await;
+    assert_eq!((seen.len(), at), (2, before));
+    assert_eq!(seen["failing"].failure_count, 1);
+
+    // It was told that one holds failures and the other does not; only what is otherwise is news.
+    cluster.succeed(0, &quiet).await;
+    cluster.fail(0, &failing).await;
+    cluster.fail(0, &quiet).await;
+    cluster.fail(0, &quiet).await;
+    cluster.fail(0, &quiet).await;
+    cluster.succeed(0, &quiet).await;
+    cluster.succeed(0, &quiet).await;
+    cluster.succeed(0, &failing).await;
+    cluster.fail(0, &failing).await;
+    cluster.open(0, &quiet).await;
+    // Late, for an open circuit: counted, and nothing else.
+    cluster.succeed(0, &quiet).await;
+    cluster.register(0, &name("later"), tough()).await;
+    cluster.succeed(0, &name("later")).await;
+
+    let newest = cluster.revision(1).await;
+    let (mut events, mut upto) = (Vec::new(), 0);
+    while upto < newest {
+        match next(&mut stream).await.unwrap().message {
+            Some(Watched::Event(event)) => {
+                assert!(event.revision > upto, "the cursor was ahead of an event");
+                upto = event.revision;
+                events.push((event.name.clone().unwrap().identifier, event.r#type()));
+            }
+            // Also past what it was not sent.
+            Some(Watched::Progress(progress)) => upto = progress.revision,
+            other => panic!("{other:?}"),
+        }
+    }
+    let expected = [
+        ("quiet", Failure),
+        ("quiet", Success),
+        ("failing", Success),
+        ("failing", Failure),
+        ("quiet", CircuitOpened),
+        ("later", Registration),
+    ];
+    let events: Vec<_> = events.iter().map(|(name, kind)| (&**name, *kind)).collect();
+    assert_eq!(events, expected);
     cluster.stop().await;
 }
 

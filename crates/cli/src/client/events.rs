@@ -109,6 +109,7 @@ pub(crate) async fn watch(args: Watch) -> Outcome {
     let request = v1::WatchRequest {
         names: names.clone(),
         snapshot_only: args.snapshot_only,
+        changes_only: false,
     };
     let mut printer = Printer {
         json: args.remote.json,

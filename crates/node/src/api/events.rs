@@ -11,7 +11,7 @@ use brama_core::cursor;
 use brama_core::event::EventName;
 use brama_core::limits::MAX_REPORT_ITEMS;
 use brama_core::name::CircuitName;
-use brama_core::query::ListQuery;
+use brama_core::query::{CircuitStatus, ListQuery};
 use brama_core::{Machine, Refusal};
 use brama_proto::convert;
 use brama_proto::encoded::Encoded;
@@ -24,6 +24,7 @@ use super::{Api, errors};
 use crate::filter::Filter;
 use crate::subscribers::{Position, Seat};
 use crate::subscription::{Delivery, Ended, Selection, Subscription};
+use crate::told::Told;
 
 /// Circuits in one message of a snapshot.
 const SNAPSHOT_PAGE: usize = 100;
@@ -66,8 +67,11 @@ impl Events for Api {
         // One moment: the circuits, and the revision after which their events go on.
         let frozen = self.replica.read(Machine::freeze).reader();
         let revision = frozen.revision();
+        let time = convert::timestamp(self.replica.now());
+        let told = message.changes_only.then(Told::default);
         let selection = Selection {
             names: in_order(names.clone()),
+            changes_only: told.clone(),
             ..Selection::default()
         };
         let end = self.end_streams.clone();
@@ -79,14 +83,19 @@ impl Events for Api {
             let (cursor, message) = match page {
                 Some(page) => {
                     circuits += page.len() as u64;
-                    (
-                        String::new(),
-                        Message::Snapshot(v1::WatchSnapshot { circuits: page }),
-                    )
+                    if let Some(told) = &told {
+                        page.iter().for_each(|circuit| told.tell(circuit));
+                    }
+                    let circuits = page.iter().map(Into::into).collect();
+                    (String::new(), Message::Snapshot(v1::WatchSnapshot { circuits }))
                 }
                 None => (
                     cursor::encode(cluster, revision),
-                    Message::Synced(v1::WatchSynced { revision, circuits }),
+                    Message::Synced(v1::WatchSynced {
+                        revision,
+                        circuits,
+                        time: Some(time),
+                    }),
                 ),
             };
             Ok(Encoded::new(&v1::WatchResponse {
@@ -229,6 +238,7 @@ fn selection(message: &v1::SubscribeRequest) -> Result<Selection, Status> {
         scopes,
         events,
         filter,
+        changes_only: None,
     })
 }
 
@@ -260,7 +270,7 @@ fn names(names: &[v1::CircuitName]) -> Result<Vec<CircuitName>, Status> {
 }
 
 /// The circuits of a state, page by page; made when they are sent.
-fn snapshot(frozen: Machine, names: Vec<CircuitName>) -> impl Iterator<Item = Vec<v1::Circuit>> + Send {
+fn snapshot(frozen: Machine, names: Vec<CircuitName>) -> impl Iterator<Item = Vec<CircuitStatus>> + Send {
     let mut after = None;
     let mut wanted = names.into_iter();
     let by_name = wanted.len() > 0;
@@ -268,7 +278,7 @@ fn snapshot(frozen: Machine, names: Vec<CircuitName>) -> impl Iterator<Item = Ve
         if by_name {
             let chunk: Vec<_> = wanted.by_ref().take(SNAPSHOT_PAGE).collect();
             let found = chunk.iter().filter_map(|name| frozen.status(name));
-            return (!chunk.is_empty()).then(|| found.map(|status| (&status).into()).collect());
+            return (!chunk.is_empty()).then(|| found.collect());
         }
         let query = ListQuery {
             after: after.take(),
@@ -277,7 +287,7 @@ fn snapshot(frozen: Machine, names: Vec<CircuitName>) -> impl Iterator<Item = Ve
         };
         let page = frozen.list(&query);
         after = page.last().map(|status| status.name.clone());
-        (!page.is_empty()).then(|| page.iter().map(Into::into).collect())
+        (!page.is_empty()).then_some(page)
     })
 }
 
