@@ -1,4 +1,4 @@
-//! Register, call, share sessions, subscribe: `brama dev` in one terminal, this in another
+//! Register, call, wrap, share sessions, subscribe: `brama dev` in one terminal, this in another
 //! (`cargo run -p brama-client --example quickstart [ENDPOINT..]`). It is the program that docs/client.md takes apart; a test (tests/guide.rs) holds
 //! the two together.
 
@@ -6,10 +6,11 @@ use std::error::Error;
 use std::time::Duration;
 
 use brama_client::{
-    CallError, Classified, Client, ClientEvent, Expiry, From, Item, Outcome, Policy, ReportError,
-    Subscription, WatchItem,
+    CallError, Classified, Client, ClientEvent, Decision, Expiry, From, Item, OnUnreachable, Outcome, Policy,
+    ReportError, Subscription, WatchItem,
 };
 use futures::StreamExt;
+use tower::ServiceExt;
 
 /// Stands for the call of a dependency.
 async fn charge(amount: u32) -> Result<&'static str, String> {
@@ -31,9 +32,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::builder()
         .endpoints(endpoints)
         .timeout(Duration::from_secs(3))
+        .on_unreachable(OnUnreachable::LocalBreaker)
         .connect()
         .await?;
-    let payments = client.scoped("quickstart", "payment_api");
+    let payments = client.circuit("payment_api").scope("quickstart");
 
     // Every replica does this when it starts; the first one makes the circuit, the others find it.
     let policy = Policy {
@@ -41,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         expiry: Some(Expiry::Ms(500)),
         ..Policy::default()
     };
-    let registered = payments.register(policy).await?;
+    let registered = payments.register_with(policy).await?;
     println!(
         "registered: {}, created now: {}",
         registered.circuit.state.name(),
@@ -54,11 +56,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Subscription::new()
                 .circuit(payments.name().clone())
                 .event("state_change")
+                .filter_with(|event| event.generation > 0)
                 .from(From::Now),
         )
         .await?;
 
-    // Asks, calls, reports.
+    // Whether the cluster is in reach, and when it is not.
+    let mut health = client.health_events();
+    tokio::spawn(async move {
+        while let Some(change) = health.next().await {
+            println!("the cluster: {change:?}");
+        }
+    });
+    println!("now: {:?}", client.health());
+
+    // Decides, calls, counts.
     match payments.call(charge(10)).await {
         Ok(receipt) => println!("paid: {receipt}"),
         // It was made, and this is its error.
@@ -80,8 +92,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Ok(receipt) => println!("{amount}: paid, {receipt}"),
             Err(error) => println!("{amount}: {error}"),
         }
-        // Reports go in the background; waiting for them makes this program tell the same story each time.
+        // Outcomes are told in the background; waiting for it makes this program tell the same story each time.
         client.flush().await?;
+    }
+
+    // The parts of it, for calls that have another shape.
+    match payments.try_acquire().await {
+        Ok(permit) => match charge(30).await {
+            Ok(_) => permit.success(),
+            Err(reason) => permit.failure(reason),
+        },
+        Err(error) => println!("by hand: {error}"),
+    }
+    if let Decision::Pass(permit) = payments.decide() {
+        permit.ignore();
+    }
+
+    // A tower service behind the circuit.
+    let service = payments.wrap(tower::service_fn(charge));
+    match service.oneshot(40).await {
+        Ok(receipt) => println!("by a service: {receipt}"),
+        Err(error) => println!("by a service: {error}"),
     }
 
     let mut cursor = None;

@@ -6,6 +6,7 @@ use rand::Rng;
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::reach::OnUnreachable;
 
 /// The longest deadline of a call: the nodes wait no longer either.
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
@@ -15,8 +16,12 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 #[must_use]
 pub struct ClientBuilder {
     endpoints: Vec<String>,
-    timeout: Duration,
+    pub(crate) timeout: Duration,
     first: Option<usize>,
+    pub(crate) acquire_timeout: Duration,
+    pub(crate) report_interval: Duration,
+    pub(crate) on_unreachable: OnUnreachable,
+    pub(crate) unreachable_after: Duration,
 }
 
 impl ClientBuilder {
@@ -25,6 +30,10 @@ impl ClientBuilder {
             endpoints: Vec::new(),
             timeout: Duration::from_secs(5),
             first: None,
+            acquire_timeout: Duration::from_secs(1),
+            report_interval: Duration::from_secs(1),
+            on_unreachable: OnUnreachable::default(),
+            unreachable_after: Duration::from_secs(3),
         }
     }
 
@@ -50,14 +59,49 @@ impl ClientBuilder {
         self
     }
 
+    /// How long a call through a circuit may wait for the cluster: for a permit while the circuit is half-open, and for the first word of a circuit
+    /// that was not used before. Default: 1 s; at most 60 s.
+    pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.acquire_timeout = timeout;
+        self
+    }
+
+    /// How long outcomes that change nothing may wait until they are told: successes of a closed circuit that holds no failures, and rejected
+    /// calls. Default: 1 s; 1 ms ..= 1 min.
+    pub fn report_interval(mut self, interval: Duration) -> Self {
+        self.report_interval = interval.clamp(Duration::from_millis(1), Duration::from_secs(60));
+        self
+    }
+
+    /// What is decided while the cluster is out of reach. Default: [`OnUnreachable::LocalBreaker`].
+    pub fn on_unreachable(mut self, decision: OnUnreachable) -> Self {
+        self.on_unreachable = decision;
+        self
+    }
+
+    /// How long no node that a majority follows may have been heard before the cluster counts as out of reach. An election takes a second or so.
+    /// Default: 3 s; 100 ms ..= 1 h.
+    pub fn unreachable_after(mut self, time: Duration) -> Self {
+        self.unreachable_after = time.clamp(Duration::from_millis(100), Duration::from_secs(3600));
+        self
+    }
+
+    pub(crate) fn endpoint_list(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    /// The number of the endpoint to begin with.
+    pub(crate) fn first_endpoint(&self) -> usize {
+        let count = self.endpoints.len().max(1);
+        self.first.unwrap_or_else(|| rand::rng().random_range(0..count))
+    }
+
     /// A client that connects when it is first used.
     ///
     /// # Errors
     /// [`Error::InvalidEndpoint`] when an address is none, or none was given.
     pub fn connect_lazy(self) -> Result<Client, Error> {
-        let count = self.endpoints.len().max(1);
-        let first = self.first.unwrap_or_else(|| rand::rng().random_range(0..count));
-        Client::new(&self.endpoints, first, clamp(self.timeout))
+        Client::new(&self)
     }
 
     /// A client that has reached a node.

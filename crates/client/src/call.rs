@@ -1,18 +1,18 @@
-//! One call through a circuit: what it can end in, and the ticket that makes sure that its end is told.
+//! One call through a circuit: what it can end in, and what makes sure that a permit that was asked for is not lost.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use brama_core::ClusterTime;
 use brama_core::circuit::StateName;
 use brama_core::command::PermitId;
 use brama_core::reply::Admission;
-use brama_core::report::Outcome;
-use brama_core::{CircuitName, ClusterTime};
 
-use crate::circuit::retry_after;
 use crate::error::Error;
-use crate::outbox::Outbox;
-use crate::report::Item;
+use crate::local::Local;
+use crate::local::ticket::{Kind, Ticket};
+use crate::local::word::{Tag, Word};
 
 /// What a result means for the circuit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,69 +51,123 @@ pub enum CallError<E> {
     Cluster(#[source] Error),
 }
 
-impl<E> CallError<E> {
-    pub(crate) fn rejected(admission: Admission) -> Self {
-        Self::Rejected {
+/// Why a call may not be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rejection {
+    /// Open, or half-open with all probes out.
+    pub state: StateName,
+    /// Why it is.
+    pub reason: Option<Arc<str>>,
+    /// When it makes sense to ask again; `None`: when somebody has closed the circuit by hand.
+    pub retry_after: Option<Duration>,
+    /// When the current opening began.
+    pub opened_at: Option<ClusterTime>,
+    /// The circuit's generation.
+    pub generation: u64,
+}
+
+impl From<Admission> for Rejection {
+    fn from(admission: Admission) -> Self {
+        Self {
             state: admission.state,
-            retry_after: retry_after(&admission),
+            retry_after: admission.retry_after_ms.map(Duration::from_millis),
             reason: admission.reason,
             opened_at: admission.opened_at,
             generation: admission.generation,
         }
     }
+}
 
+impl<E> From<Rejection> for CallError<E> {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected {
+            state: rejection.state,
+            retry_after: rejection.retry_after,
+            reason: rejection.reason,
+            opened_at: rejection.opened_at,
+            generation: rejection.generation,
+        }
+    }
+}
+
+impl CallError<Infallible> {
+    /// The same, of a call that can also fail by itself.
+    pub fn widen<E>(self) -> CallError<E> {
+        match self {
+            Self::Rejected {
+                state,
+                reason,
+                retry_after,
+                opened_at,
+                generation,
+            } => CallError::Rejected {
+                state,
+                reason,
+                retry_after,
+                opened_at,
+                generation,
+            },
+            Self::Inner(never) => match never {},
+            Self::Cluster(error) => CallError::Cluster(error),
+        }
+    }
+}
+
+impl<E> CallError<E> {
     /// Whether the circuit did not let the call pass.
     pub fn is_rejected(&self) -> bool {
         matches!(self, Self::Rejected { .. })
     }
 }
 
-/// Reports how an admitted call ended; as ignored if nobody says, because the call was dropped or panicked.
-///
-/// It exists from before the admission is asked for: a caller who goes away while the answer is under way may have been given a permit.
+/// An ask for a permit that is under way. Dropped before the answer has come, it gives back what the answer may give: so it exists from before the
+/// ask.
 #[derive(Debug)]
-pub(crate) struct Ticket {
-    outbox: Arc<Outbox>,
-    /// `None`: there is nothing left to report.
-    item: Option<Item>,
+pub(crate) struct Asked<'a> {
+    local: &'a Arc<Local>,
+    /// `None`: the answer has come.
+    permit: Option<PermitId>,
 }
 
-impl Ticket {
-    pub(crate) fn new(outbox: Arc<Outbox>, name: CircuitName, permit: PermitId) -> Self {
-        let item = Item::of(name, Outcome::Ignored).with_permit(permit);
+impl<'a> Asked<'a> {
+    pub(crate) fn new(local: &'a Arc<Local>, permit: PermitId) -> Self {
         Self {
-            outbox,
-            item: Some(item),
+            local,
+            permit: Some(permit),
         }
     }
 
-    /// The call was not admitted, certainly.
-    pub(crate) fn void(&mut self) {
-        self.item = None;
+    /// Certainly no permit was given.
+    pub(crate) fn refused(mut self) {
+        self.permit = None;
     }
 
-    /// The call was admitted so.
-    pub(crate) fn admitted(&mut self, admission: &Admission) {
-        if let Some(Item(item)) = &mut self.item {
-            item.generation = Some(admission.generation);
-            item.permit = admission.permit.map(|(permit, _)| permit);
-        }
-    }
-
-    /// The call ended so.
-    pub(crate) fn report(mut self, outcome: Outcome, reason: Option<Arc<str>>) {
-        if let Some(Item(mut item)) = self.item.take() {
-            item.summary = brama_core::Summary::of(outcome);
-            item.reason = reason;
-            self.outbox.push(Item(item));
+    /// The call may be made.
+    pub(crate) fn admitted(mut self, admission: &Admission) -> Ticket {
+        self.permit = None;
+        let tag = match admission.state {
+            StateName::Closed => Tag::Closed,
+            StateName::Open => Tag::Open,
+            StateName::HalfOpen => Tag::HalfOpen,
+        };
+        Ticket {
+            word: Word::new(tag, admission.generation, false),
+            kind: admission
+                .permit
+                .map_or(Kind::Plain, |(permit, _)| Kind::Probe(permit)),
         }
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        if let Some(item) = self.item.take() {
-            self.outbox.push(item);
+        if let Some(permit) = self.permit.take() {
+            // Of which generation the permit is, if there is one, is not known: it is given back whatever that is.
+            self.local.ignored(Ticket {
+                word: Word::UNKNOWN,
+                kind: Kind::Probe(permit),
+            });
         }
     }
 }

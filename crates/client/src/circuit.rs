@@ -1,22 +1,26 @@
 //! A handle on one circuit.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
 
-use brama_core::CircuitName;
-use brama_core::Metadata;
+use brama_core::circuit::StateName;
 use brama_core::command::{IfExists, PermitId};
 use brama_core::policy::{EffectivePolicy, Expiry, Policy, PolicyOption};
 use brama_core::query::{Availability, CircuitStatus};
 use brama_core::reply::{Admission, ItemReply};
 use brama_core::report::Outcome;
+use brama_core::{CircuitName, Metadata, Name};
 use brama_proto::convert::metadata_message;
 use brama_proto::v1;
+use tokio::time::Instant;
 
-use crate::call::{CallError, Classified, Ticket};
+use crate::call::{Asked, CallError, Classified, Rejection};
 use crate::client::{Client, Config, Consistency};
 use crate::error::Error;
-use crate::report::{Item, fitting_reason};
+use crate::local::ticket::Ticket;
+use crate::local::{Local, Verdict};
+use crate::permit::{OwnedPermit, Permit};
+use crate::report::Item;
 use crate::retry::Repeat;
 use crate::wire;
 
@@ -27,6 +31,20 @@ use crate::wire;
 pub struct Circuit {
     client: Client,
     name: CircuitName,
+    /// From the first decision on.
+    local: OnceLock<Arc<Local>>,
+}
+
+/// What [`Circuit::decide`] says of a call.
+#[derive(Debug)]
+#[must_use]
+pub enum Decision<'a> {
+    /// It may be made.
+    Pass(Permit<'a>),
+    /// It may not.
+    Reject(Rejection),
+    /// The cluster has to be asked, or has not told yet: [`Circuit::try_acquire`] does that and waits.
+    Ask,
 }
 
 /// What to register; see [`Circuit::register_with`].
@@ -38,6 +56,17 @@ pub struct Register {
     pub metadata: Metadata,
     /// What to do when the name is taken. Default: refuse.
     pub if_exists: IfExists,
+}
+
+impl From<Policy> for Register {
+    /// With this policy; an existing circuit stays as it is.
+    fn from(policy: Policy) -> Self {
+        Self {
+            policy,
+            if_exists: IfExists::Keep,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Register {
@@ -71,7 +100,11 @@ pub struct Configure {
 
 impl Circuit {
     pub(crate) fn new(client: Client, name: CircuitName) -> Self {
-        Self { client, name }
+        Self {
+            client,
+            name,
+            local: OnceLock::new(),
+        }
     }
 
     /// Its name.
@@ -79,7 +112,80 @@ impl Circuit {
         &self.name
     }
 
-    /// Asks whether a call may be made, makes it, and reports what came of it: `Ok` is a success, `Err` a failure with the error as its reason
+    /// The circuit of the same identifier in this scope.
+    #[must_use]
+    pub fn scope(&self, scope: impl Into<Name>) -> Self {
+        let scope = Some(scope.into());
+        let identifier = self.name.identifier.clone();
+        Self::new(self.client.clone(), CircuitName { scope, identifier })
+    }
+
+    /// Whether a call may be made, as far as this process knows: never waits, and asks nobody. While the circuit is closed it is wait-free and
+    /// allocates nothing (from the second time on).
+    #[inline]
+    pub fn decide(&self) -> Decision<'_> {
+        match self.local.get() {
+            Some(local) => match local.decide() {
+                Verdict::Pass(ticket) => Decision::Pass(Permit::new(local, ticket)),
+                other => Self::decide_otherwise(other),
+            },
+            None => self.decide_first(),
+        }
+    }
+
+    #[cold]
+    fn decide_otherwise(verdict: Verdict) -> Decision<'static> {
+        match verdict {
+            Verdict::Reject(rejection) => Decision::Reject(rejection),
+            _ => Decision::Ask,
+        }
+    }
+
+    #[cold]
+    fn decide_first(&self) -> Decision<'_> {
+        match self.local() {
+            Ok(local) => match local.decide() {
+                Verdict::Pass(ticket) => Decision::Pass(Permit::new(local, ticket)),
+                other => Self::decide_otherwise(other),
+            },
+            Err(_) => Decision::Ask,
+        }
+    }
+
+    /// The state as this process knows it; `None`: there is no such circuit, or the cluster has not told yet. While the cluster is out of reach it
+    /// is the last one told.
+    pub fn known_state(&self) -> Option<StateName> {
+        self.local().ok()?.known_state()
+    }
+
+    /// Leave to make a call, or why not. While the circuit is closed or open, it is there at the first poll ([`Circuit::decide`]); half-open asks the
+    /// cluster for a permit: one call to it, no longer than the [acquire timeout](crate::ClientBuilder::acquire_timeout).
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`]; [`CallError::Cluster`] with [`Error::NotFound`] when there is no such circuit, with [`Error::InvalidArgument`]
+    /// when there cannot be. Never [`CallError::Inner`].
+    #[inline]
+    pub async fn try_acquire(&self) -> Result<Permit<'_>, CallError<Infallible>> {
+        match self.decide() {
+            Decision::Pass(permit) => Ok(permit),
+            Decision::Reject(rejection) => Err(rejection.into()),
+            Decision::Ask => {
+                let local = self.local().map_err(CallError::Cluster)?;
+                let ticket = ask(&self.client, local).await?;
+                Ok(Permit::new(local, ticket))
+            }
+        }
+    }
+
+    /// As [`Circuit::try_acquire`], for a call that goes elsewhere.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn try_acquire_owned(&self) -> Result<OwnedPermit, CallError<Infallible>> {
+        Ok(self.try_acquire().await?.into_owned())
+    }
+
+    /// Asks whether a call may be made, makes it, and counts what came of it: `Ok` is a success, `Err` a failure with the error as its reason
     /// (cut at 1 KiB). See [`Circuit::call_with`] for the rest.
     ///
     /// # Errors
@@ -97,11 +203,11 @@ impl Circuit {
 
     /// As [`Circuit::call`], with `classify` to say what a result means for the circuit.
     ///
-    /// - The report goes through the client's queue: the result is returned without waiting for it, and a cluster that is out of reach now does
-    ///   not change it. The queue is bounded; what did not fit is counted in [`Client::report_stats`].
-    /// - A call that was admitted and is dropped or panics before it has a result is reported as ignored: it says nothing about the
+    /// - The outcome is added up here and told to the cluster in batches: the result is returned without waiting for it, and a cluster that is out
+    ///   of reach does not change it. What waits is bounded; what was dropped is counted in [`Client::report_stats`].
+    /// - A call that was admitted and is dropped or panics before it has a result is counted as ignored: it says nothing about the
     ///   dependency, but the place of a probe is given back at once, and not after the policy's `probe_timeout`.
-    /// - The report names the generation at which the call was admitted, so that a late answer decides nothing.
+    /// - The outcome belongs to the generation at which the call was admitted, so that a late answer decides nothing.
     ///
     /// # Errors
     /// [`CallError`]; the call was made only if it is [`CallError::Inner`].
@@ -110,33 +216,36 @@ impl Circuit {
         work: impl Future<Output = Result<T, E>>,
         classify: impl FnOnce(&Result<T, E>) -> Classified,
     ) -> Result<T, CallError<E>> {
-        self.name
-            .validate()
-            .map_err(|refusal| CallError::Cluster(refusal.into()))?;
-        let permit = PermitId(rand::random());
-        let mut ticket = Ticket::new(self.client.outbox().clone(), self.name.clone(), permit);
-        let admission = match self.acquire_as(permit).await {
-            Ok(admission) => admission,
-            Err(failed) => {
-                if !failed.perhaps_applied {
-                    ticket.void();
-                }
-                return Err(CallError::Cluster(failed.error));
-            }
+        let guarded = async {
+            let permit = self.try_acquire().await.map_err(CallError::widen)?;
+            let result = work.await;
+            permit.complete(classify(&result));
+            result.map_err(CallError::Inner)
         };
-        if !admission.admitted {
-            ticket.void();
-            self.client.outbox().rejected(&self.name);
-            return Err(CallError::rejected(admission));
+        #[cfg(feature = "spans")]
+        let guarded = {
+            use tracing::Instrument;
+            guarded.instrument(tracing::info_span!("brama.call", circuit = %self.name))
+        };
+        guarded.await
+    }
+
+    /// What this process keeps of the circuit; from now on it follows what the cluster says of it.
+    fn local(&self) -> Result<&Arc<Local>, Error> {
+        if let Some(local) = self.local.get() {
+            // It may have been used outside of a runtime first.
+            self.client.start();
+            return Ok(local);
         }
-        ticket.admitted(&admission);
-        let result = work.await;
-        match classify(&result) {
-            Classified::Success => ticket.report(Outcome::Success, None),
-            Classified::Failure(reason) => ticket.report(Outcome::Failure, Some(fitting_reason(&reason))),
-            Classified::Ignore => ticket.report(Outcome::Ignored, None),
+        let local = self.client.local(&self.name)?;
+        Ok(self.local.get_or_init(|| local))
+    }
+
+    /// An answer says how the circuit is: whoever decides by it need not wait until the event has come.
+    fn learn(&self, status: &CircuitStatus) {
+        if let Some(local) = self.local.get() {
+            self.client.learn(local, status);
         }
-        result.map_err(CallError::Inner)
     }
 
     /// Reports one successful call, exactly once, at face value, and waits for the acknowledgement.
@@ -175,19 +284,16 @@ impl Circuit {
     /// # Errors
     /// [`Error::InvalidArgument`], [`Error::LimitReached`], or the cluster could not be asked.
     pub async fn register(&self, policy: Policy) -> Result<Registered, Error> {
-        self.register_with(Register {
-            policy,
-            if_exists: IfExists::Keep,
-            ..Register::default()
-        })
-        .await
+        self.register_with(policy).await
     }
 
-    /// Registers the circuit.
+    /// Registers the circuit; with a [`Policy`] alone as [`Circuit::register`]. From now on this client follows it.
     ///
     /// # Errors
     /// As [`Circuit::register`]; with [`IfExists::Refuse`] [`Error::AlreadyRegistered`], and [`Error::OutcomeUnknown`] when the answer got lost.
-    pub async fn register_with(&self, register: Register) -> Result<Registered, Error> {
+    pub async fn register_with(&self, register: impl Into<Register>) -> Result<Registered, Error> {
+        let register = register.into();
+        self.local()?;
         let (if_exists, repeat) = match register.if_exists {
             // The second attempt would find what the first one registered.
             IfExists::Refuse => (v1::IfExists::Unspecified, Repeat::Once),
@@ -204,8 +310,10 @@ impl Circuit {
             .client
             .call(repeat, request, async |mut c, request| c.register(request).await)
             .await?;
+        let circuit = circuit(answer.circuit)?;
+        self.learn(&circuit);
         Ok(Registered {
-            circuit: circuit(answer.circuit)?,
+            circuit,
             created: answer.created,
         })
     }
@@ -246,7 +354,7 @@ impl Circuit {
                 c.status(request).await
             })
             .await?;
-        circuit(answer.circuit)
+        self.learned(answer.circuit)
     }
 
     /// Whether a call would pass now, as the asked node knows it. Takes no permit.
@@ -276,7 +384,9 @@ impl Circuit {
     /// # Errors
     /// As [`Circuit::status`].
     pub async fn acquire(&self) -> Result<Admission, Error> {
-        Ok(self.acquire_as(PermitId(rand::random())).await?)
+        let deadline = Instant::now() + self.client.timeout();
+        let permit = PermitId(rand::random());
+        Ok(self.client.acquire(&self.name, permit, deadline).await?)
     }
 
     /// The policy of the circuit: its own part, and what holds.
@@ -306,7 +416,7 @@ impl Circuit {
             reason: reason.map(str::to_owned),
         };
         let send = async |mut c: Circuits, request| c.open_circuit(request).await;
-        circuit(self.client.call(Repeat::Once, request, send).await?.circuit)
+        self.learned(self.client.call(Repeat::Once, request, send).await?.circuit)
     }
 
     /// Closes the circuit by hand. Its failure count is kept: one more failure may reopen it.
@@ -319,7 +429,7 @@ impl Circuit {
             reason: reason.map(str::to_owned),
         };
         let send = async |mut c: Circuits, request| c.close_circuit(request).await;
-        circuit(self.client.call(Repeat::Once, request, send).await?.circuit)
+        self.learned(self.client.call(Repeat::Once, request, send).await?.circuit)
     }
 
     /// Closes the circuit by hand, and forgets its failures and its openings in a row.
@@ -332,21 +442,67 @@ impl Circuit {
             reason: reason.map(str::to_owned),
         };
         let send = async |mut c: Circuits, request| c.reset_circuit(request).await;
-        circuit(self.client.call(Repeat::Once, request, send).await?.circuit)
+        self.learned(self.client.call(Repeat::Once, request, send).await?.circuit)
     }
 
-    /// The permit id makes repeating safe: the same id gets the same permit.
-    async fn acquire_as(&self, permit: PermitId) -> Result<Admission, crate::retry::Failed> {
-        let request = v1::AcquireRequest {
-            name: Some((&self.name).into()),
-            permit_id: wire::to_permit(permit),
+    fn learned(&self, answer: Option<v1::Circuit>) -> Result<CircuitStatus, Error> {
+        let status = circuit(answer)?;
+        self.learn(&status);
+        Ok(status)
+    }
+}
+
+/// What the cluster says to a call, when this process cannot.
+pub(crate) async fn ask(client: &Client, local: &Arc<Local>) -> Result<Ticket, CallError<Infallible>> {
+    let deadline = Instant::now() + client.acquire_timeout();
+    let mut verdict = local.decide();
+    if matches!(verdict, Verdict::Wait) {
+        let told = tokio::time::timeout_at(deadline, local.told()).await;
+        verdict = match told {
+            Ok(()) => local.decide(),
+            // Nobody has told in time: as if the cluster were out of reach.
+            Err(_) => local.decide_alone(),
         };
-        let send = async |mut c: Circuits, request| c.acquire(request).await;
-        let answer = self.client.call(Repeat::Idempotent, request, send).await?;
-        wire::admission(answer).map_err(|error| crate::retry::Failed {
-            error,
-            perhaps_applied: true,
-        })
+    }
+    match verdict {
+        Verdict::Pass(ticket) => Ok(ticket),
+        Verdict::Reject(rejection) => Err(rejection.into()),
+        Verdict::AskPermit => ask_permit(client, local, deadline).await,
+        Verdict::Missing => Err(CallError::Cluster(Error::NotFound {
+            message: format!("no circuit is registered as {}", local.name()),
+        })),
+        // Between two moments it was forgotten again, which does not happen.
+        Verdict::Wait => Err(local.reject(StateName::Open).into()),
+    }
+}
+
+async fn ask_permit(
+    client: &Client,
+    local: &Arc<Local>,
+    deadline: Instant,
+) -> Result<Ticket, CallError<Infallible>> {
+    let Some(_asking) = local.may_ask() else {
+        return Err(local.reject(StateName::HalfOpen).into());
+    };
+    let permit = PermitId(rand::random());
+    let asked = Asked::new(local, permit);
+    match client.acquire(local.name(), permit, deadline).await {
+        Ok(admission) if admission.admitted => Ok(asked.admitted(&admission)),
+        Ok(admission) => {
+            asked.refused();
+            local.was_rejected(&admission);
+            Err(Rejection::from(admission).into())
+        }
+        Err(failed) => {
+            if !failed.perhaps_applied {
+                asked.refused();
+            }
+            tracing::debug!(error = %failed.error, name = %local.name(), "no answer to an ask for a permit");
+            match failed.error {
+                error @ Error::NotFound { .. } => Err(CallError::Cluster(error)),
+                _ => Err(local.reject(StateName::HalfOpen).into()),
+            }
+        }
     }
 }
 
@@ -354,9 +510,4 @@ type Circuits = v1::circuits_client::CircuitsClient<tonic::transport::Channel>;
 
 fn circuit(circuit: Option<v1::Circuit>) -> Result<CircuitStatus, Error> {
     wire::circuit(circuit.ok_or_else(|| Error::protocol("circuit is missing"))?)
-}
-
-/// When to ask again, as an answer says it.
-pub(crate) fn retry_after(admission: &Admission) -> Option<Duration> {
-    admission.retry_after_ms.map(Duration::from_millis)
 }

@@ -1,23 +1,37 @@
 //! The client: what concerns more than one circuit.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use brama_core::circuit::StateName;
+use brama_core::command::PermitId;
 use brama_core::policy::{EffectivePolicy, GlobalOptions, Policy};
 use brama_core::query::CircuitStatus;
+use brama_core::reply::Admission;
 use brama_core::{CircuitName, Name};
 use brama_proto::v1;
 use brama_proto::v1::circuits_client::CircuitsClient;
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
 use tokio::time::Instant;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::builder::{ClientBuilder, clamp};
-use crate::circuit::{Circuit, Configure};
+use crate::call::CallError;
+use crate::circuit::{Circuit, Configure, ask};
 use crate::error::Error;
+use crate::follow::Follower;
+use crate::local::hub::Hub;
+use crate::local::{Local, Verdict};
 use crate::outbox::{Outbox, ReportStats};
+use crate::permit::OwnedPermit;
 use crate::pool::Pool;
+use crate::reach::{Health, HealthEvent, Reach};
+use crate::registry::{Key, Registry};
 use crate::retry::{self, Failed, Repeat};
 use crate::session::Reporter;
 use crate::subscribe::{Events, Subscription};
@@ -33,9 +47,28 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// runtime lives; [`Client::close`] waits for it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    pool: Arc<Pool>,
-    outbox: Arc<Outbox>,
+    shared: Arc<Shared>,
     timeout: Duration,
+}
+
+/// What the clones of a client have in common.
+#[derive(Debug)]
+struct Shared {
+    pool: Arc<Pool>,
+    outbox: Outbox,
+    hub: Arc<Hub>,
+    registry: Arc<Registry>,
+    acquire_timeout: Duration,
+    /// Until the first circuit is in use inside of a runtime.
+    idle: Mutex<Option<Follower>>,
+    /// Ends the follower with the last clone.
+    end: CancellationToken,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
 }
 
 /// How fresh an answer must be.
@@ -98,12 +131,35 @@ impl Client {
         ClientBuilder::new()
     }
 
-    pub(crate) fn new(endpoints: &[String], first: usize, timeout: Duration) -> Result<Self, Error> {
-        let pool = Arc::new(Pool::new(endpoints, first)?);
-        let outbox = Arc::new(Outbox::new(pool.clone(), timeout));
-        Ok(Self {
+    pub(crate) fn new(settings: &ClientBuilder) -> Result<Self, Error> {
+        let pool = Arc::new(Pool::new(settings.endpoint_list(), settings.first_endpoint())?);
+        let hub = Arc::new(Hub::new(settings.on_unreachable, Reach::new()));
+        let registry = Arc::new(Registry::new(hub.clone()));
+        let timeout = clamp(settings.timeout);
+        let outbox = Outbox::new(
+            pool.clone(),
+            timeout,
+            hub.clone(),
+            registry.clone(),
+            settings.report_interval,
+        );
+        let follower = Follower {
+            pool: pool.clone(),
+            registry: registry.clone(),
+            hub: hub.clone(),
+            unreachable_after: settings.unreachable_after,
+        };
+        let shared = Shared {
             pool,
             outbox,
+            hub,
+            registry,
+            acquire_timeout: clamp(settings.acquire_timeout),
+            idle: Mutex::new(Some(follower)),
+            end: CancellationToken::new(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
             timeout,
         })
     }
@@ -195,7 +251,7 @@ impl Client {
 
     /// A session of its own, for callers who batch by themselves. [`Circuit::call`] and its like do not need one.
     pub fn session(&self) -> Reporter {
-        Reporter::new(self.pool.clone(), self.timeout)
+        Reporter::new(self.shared.pool.clone(), self.timeout)
     }
 
     /// The events that `subscription` selects, on a connection of its own. Once this returns, nothing is missed any more.
@@ -204,7 +260,7 @@ impl Client {
     /// [`Error::InvalidArgument`] (which names an unknown event, or says what is wrong with the filter), [`Error::EventsCompacted`],
     /// [`Error::CursorForeign`], or no node could be asked within the timeout.
     pub async fn subscribe(&self, subscription: Subscription) -> Result<Events, Error> {
-        Events::open(self.pool.clone(), self.timeout, subscription).await
+        Events::open(self.shared.pool.clone(), self.timeout, subscription).await
     }
 
     /// A consistent picture of these circuits (none given: of all), and the events after it.
@@ -212,12 +268,17 @@ impl Client {
     /// # Errors
     /// As [`Client::subscribe`].
     pub async fn watch(&self, names: impl IntoIterator<Item = CircuitName>) -> Result<Watch, Error> {
-        Watch::open(self.pool.clone(), self.timeout, names.into_iter().collect()).await
+        Watch::open(
+            self.shared.pool.clone(),
+            self.timeout,
+            names.into_iter().collect(),
+        )
+        .await
     }
 
     /// What became of the reports that [`Circuit`]s of this client and its clones queued.
     pub fn report_stats(&self) -> ReportStats {
-        self.outbox.stats()
+        self.shared.outbox.stats()
     }
 
     /// Waits until everything reported so far was acknowledged, dropped or given up.
@@ -225,7 +286,7 @@ impl Client {
     /// # Errors
     /// [`Error::OutcomeUnknown`] when that takes longer than the timeout; the reports stay queued.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.outbox.flush(self.timeout).await
+        self.shared.outbox.flush(self.timeout).await
     }
 
     /// [`flush`](Client::flush)es, and says whether everything was sent. Call it before the process ends.
@@ -233,8 +294,117 @@ impl Client {
         self.flush().await.is_ok()
     }
 
-    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
-        &self.outbox
+    /// Whether the cluster is in reach, since when, and how stale what this client knows of its circuits is.
+    pub fn health(&self) -> Health {
+        self.shared.hub.reach.health()
+    }
+
+    /// The changes of [`Client::health`] from now on. Who listens too slowly misses the oldest.
+    pub fn health_events(&self) -> impl Stream<Item = HealthEvent> + Send + Unpin + 'static {
+        let edges = BroadcastStream::new(self.shared.hub.reach.edges());
+        edges.filter_map(|edge| std::future::ready(edge.ok()))
+    }
+
+    /// Leave to make a call through the circuit of this identifier without a scope, for who has no [`Circuit`] at hand: it is looked up, without
+    /// a lock. As [`Circuit::try_acquire`] in everything else.
+    ///
+    /// # Errors
+    /// As [`Circuit::try_acquire`].
+    pub async fn try_acquire_named(&self, identifier: &str) -> Result<OwnedPermit, CallError<Infallible>> {
+        let scope = None;
+        self.try_acquire_key(Key { scope, identifier }).await
+    }
+
+    /// As [`Client::try_acquire_named`], in a scope.
+    ///
+    /// # Errors
+    /// As [`Circuit::try_acquire`].
+    pub async fn try_acquire_scoped(
+        &self,
+        scope: &str,
+        identifier: &str,
+    ) -> Result<OwnedPermit, CallError<Infallible>> {
+        let scope = Some(scope);
+        self.try_acquire_key(Key { scope, identifier }).await
+    }
+
+    async fn try_acquire_key(&self, key: Key<'_>) -> Result<OwnedPermit, CallError<Infallible>> {
+        let local = match self.shared.registry.find(&key) {
+            Some(local) => local,
+            None => {
+                let name = CircuitName {
+                    scope: key.scope.map(Name::new),
+                    identifier: Name::new(key.identifier),
+                };
+                self.local(&name).map_err(CallError::Cluster)?
+            }
+        };
+        self.acquire_local(local).await
+    }
+
+    pub(crate) async fn acquire_local(
+        &self,
+        local: Arc<Local>,
+    ) -> Result<OwnedPermit, CallError<Infallible>> {
+        let ticket = match local.decide() {
+            Verdict::Pass(ticket) => ticket,
+            Verdict::Reject(rejection) => return Err(rejection.into()),
+            Verdict::AskPermit | Verdict::Wait | Verdict::Missing => ask(self, &local).await?,
+        };
+        Ok(OwnedPermit::new(local, ticket))
+    }
+
+    /// What this process keeps of a circuit, from now on followed.
+    pub(crate) fn local(&self, name: &CircuitName) -> Result<Arc<Local>, Error> {
+        let local = self.shared.registry.get_or_insert(name)?;
+        self.start();
+        Ok(local)
+    }
+
+    /// Starts the tasks with the first circuit that is used inside of a runtime.
+    pub(crate) fn start(&self) {
+        self.shared.outbox.start();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && let Some(follower) = self.shared.idle.lock().take()
+        {
+            runtime.spawn(follower.run(self.shared.end.clone()));
+        }
+    }
+
+    pub(crate) fn learn(&self, local: &Local, status: &CircuitStatus) {
+        // An answer does not say what time it is. What the circuit last went through was before it.
+        let latest = [status.opened_at, Some(status.changed_at), status.last_failure_at];
+        let time = latest.into_iter().flatten().max().unwrap_or_default();
+        local.learn(status, &self.shared.hub.hear(time));
+    }
+
+    /// The permit id makes repeating safe: the same id gets the same permit.
+    pub(crate) async fn acquire(
+        &self,
+        name: &CircuitName,
+        permit: PermitId,
+        deadline: Instant,
+    ) -> Result<Admission, Failed> {
+        let request = v1::AcquireRequest {
+            name: Some(name.into()),
+            permit_id: wire::to_permit(permit),
+        };
+        let send = async |mut c: CircuitsClient<Channel>, request| c.acquire(request).await;
+        let answer = self
+            .call_until(Repeat::Idempotent, deadline, request, send)
+            .await?;
+        wire::admission(answer).map_err(|error| Failed {
+            error,
+            perhaps_applied: true,
+        })
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.shared.outbox
+    }
+
+    pub(crate) fn acquire_timeout(&self) -> Duration {
+        self.shared.acquire_timeout
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -286,7 +456,7 @@ impl Client {
     /// Makes sure that some node can be connected to.
     pub(crate) async fn reach(&self) -> Result<(), Error> {
         retry::call(
-            &self.pool,
+            &self.shared.pool,
             Repeat::Read,
             Instant::now() + self.timeout,
             (),
@@ -302,11 +472,26 @@ impl Client {
         M: Clone,
         F: AsyncFn(CircuitsClient<Channel>, Request<M>) -> Result<Response<R>, Status>,
     {
+        self.call_until(repeat, Instant::now() + self.timeout, request, send)
+            .await
+    }
+
+    async fn call_until<M, R, F>(
+        &self,
+        repeat: Repeat,
+        deadline: Instant,
+        request: M,
+        send: F,
+    ) -> Result<R, Failed>
+    where
+        M: Clone,
+        F: AsyncFn(CircuitsClient<Channel>, Request<M>) -> Result<Response<R>, Status>,
+    {
         let send = &send;
         retry::call(
-            &self.pool,
+            &self.shared.pool,
             repeat,
-            Instant::now() + self.timeout,
+            deadline,
             request,
             |channel, request| {
                 send(

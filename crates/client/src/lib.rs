@@ -7,7 +7,7 @@
 //!
 //! let client = Client::builder().endpoints(["10.0.0.1:7401", "10.0.0.2:7401", "10.0.0.3:7401"]).connect().await?;
 //! let payments = client.circuit("payment_api");
-//! payments.register(Policy { max_attempts: Some(3), ..Policy::default() }).await?;
+//! payments.register_with(Policy { max_attempts: Some(3), ..Policy::default() }).await?;
 //!
 //! match payments.call(ask_the_bank()).await {
 //!     Ok(receipt) => println!("paid: {receipt}"),
@@ -22,19 +22,33 @@
 //! # How it is built
 //! - [`Client`] keeps one connection a node and asks the node that answered last; when it fails, the next one. What
 //!   may have been applied is repeated only if that changes nothing. It is cheap to clone.
-//! - [`Circuit`] is a handle on one circuit: questions, manual acts, and [`Circuit::call`], which asks, runs and reports.
-//! - Outcomes go into a bounded queue; one task a client sends what is waiting as one batch of an exactly-once session ([`Reporter`]), one at a time.
+//! - [`Circuit`] is a handle on one circuit: questions, manual acts, and calls: [`Circuit::call`], [`Circuit::try_acquire`] and [`Permit`],
+//!   [`Circuit::wrap`] for tower services.
+//! - The circuits in use are kept in the process: one task follows them by a watch, so that a decision is a read of one word.
+//! - Outcomes are added up per circuit; another task sends what there is as one batch of an exactly-once session ([`Reporter`]), one at a time.
+//! - While the cluster is out of reach, the client decides as [`OnUnreachable`] says; [`Client::health`] tells.
 //! - [`Client::subscribe`] and [`Client::watch`] go on through other nodes with their cursor: in order, no gap, no duplicate.
 //!
-//! This version asks the cluster before each call. Everything needs a tokio runtime.
+//! Everything needs a tokio runtime; programs without one use [`blocking`].
 
+pub mod blocking;
 mod builder;
 mod call;
 mod circuit;
 mod client;
 mod error;
+#[cfg(feature = "metrics")]
+mod figures;
+mod follow;
+#[cfg(feature = "tower")]
+mod layer;
+mod local;
 mod outbox;
+mod pace;
+mod permit;
 mod pool;
+mod reach;
+mod registry;
 mod report;
 mod retry;
 mod session;
@@ -49,14 +63,20 @@ pub use brama_core::policy::{EffectivePolicy, Expiry, ExpiryStrategy, GlobalOpti
 pub use brama_core::query::{Availability, CircuitStatus, Totals};
 pub use brama_core::reply::{Admission, BatchReply, ItemReply};
 pub use brama_core::report::Outcome;
-pub use brama_core::{CircuitName, ClusterTime, Metadata, Summary};
+pub use brama_core::{CircuitName, ClusterTime, Metadata, Name, Summary};
 
 pub use crate::builder::ClientBuilder;
-pub use crate::call::{CallError, Classified};
-pub use crate::circuit::{Circuit, Configure, Register, Registered};
+pub use crate::call::{CallError, Classified, Rejection};
+pub use crate::circuit::{Circuit, Configure, Decision, Register, Registered};
 pub use crate::client::{Client, Config, Consistency, List, Page};
 pub use crate::error::Error;
+#[cfg(feature = "tower")]
+pub use crate::layer::{
+    CircuitLayer, Classify, ErrorIsFailure, GrpcStatus, Guarded, GuardedFuture, HttpStatus,
+};
 pub use crate::outbox::ReportStats;
+pub use crate::permit::{OwnedPermit, Permit};
+pub use crate::reach::{Health, HealthEvent, Mode, OnUnreachable};
 pub use crate::report::Item;
 pub use crate::session::{ReportError, Reporter};
 pub use crate::subscribe::{ClientEvent, Cursor, Events, From, Subscription};

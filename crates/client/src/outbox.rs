@@ -1,24 +1,30 @@
-//! The queue of reports of a client, and the task that empties it.
+//! Everything that is to be told to the cluster, and the task that tells it.
 //!
-//! The task takes all that waits as one batch, sends it through an exactly-once session until it is acknowledged, and takes what has gathered
-//! meanwhile: no fixed delay, one batch in flight, and batches grow by themselves when the cluster is slow. Calls that were
-//! rejected decide nothing, so they wait for the next batch, but no longer than a second.
+//! It comes from two places: the circuits of this process, which add up what came of their calls (see [`crate::local`]), and a bounded queue of items
+//! that somebody waits for. The task takes what is there as one batch, sends it through an exactly-once session until it is acknowledged, and
+//! takes what has gathered meanwhile: no fixed delay, one batch in flight, and batches grow by themselves when the cluster is slow.
+//!
+//! When it begins: at once when a circuit has something that may change what the fleet does (a failure, a success after one, the end of a probe)
+//! or when somebody waits; within `report_interval` otherwise. A program in which something fails all the time would send a batch each round
+//! trip: so after a few at once there is a [pace](Pace).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use brama_core::CircuitName;
-use brama_core::limits::{MAX_OUTCOMES, MAX_REPORT_ITEMS};
+use brama_core::limits::MAX_REPORT_ITEMS;
 use brama_core::reply::ItemReply;
-use brama_core::report::Summary;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::local::Local;
+use crate::local::hub::Hub;
+use crate::pace::Pace;
 use crate::pool::Pool;
+use crate::registry::Registry;
 use crate::report::Item;
 use crate::retry::pauses;
 use crate::session::{ReportError, Reporter};
@@ -27,84 +33,71 @@ use crate::session::{ReportError, Reporter};
 const CAPACITY: usize = 10_000;
 /// Bytes of items in one batch; half of what a request may have, to be safe with the estimate.
 const MAX_BATCH_BYTES: usize = 512 * 1024;
-/// Names whose rejected calls are counted at once.
-const MAX_REJECTED_NAMES: usize = MAX_REPORT_ITEMS / 2;
-/// Rejected calls are told after this long at the latest.
-const REJECTED_WITHIN: Duration = Duration::from_secs(1);
+/// The longest pause between two attempts to send a batch.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// What became of the outcomes that were queued, in items as they were given.
+/// What became of outcomes (successes, failures, ignored ones), however they were reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReportStats {
-    /// Queued, or sent and not acknowledged yet.
+    /// Counted here, and not acknowledged yet.
     pub waiting: u64,
     /// Acknowledged: they count exactly once.
     pub acknowledged: u64,
-    /// Not sent: the queue was full, or the client was gone for a whole timeout.
+    /// Not sent: there was no room, or the client was gone for a whole timeout.
     pub dropped: u64,
     /// Sent, and the cluster forgot the session before it answered.
     pub unknown: u64,
     /// Refused by the cluster. A bug, or a client that may not report.
     pub refused: u64,
+    /// Of circuits that the cluster does not know (any more).
+    pub not_found: u64,
+    /// Batches that were acknowledged.
+    pub batches: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Outbox {
     sender: mpsc::Sender<Message>,
-    counters: Arc<Counters>,
-    /// Until the first report: a client can be made outside of a runtime.
+    hub: Arc<Hub>,
+    registry: Arc<Registry>,
+    /// Until the first use inside of a runtime: a client can be made outside of one.
     idle: Mutex<Option<(Task, mpsc::Receiver<Message>)>>,
 }
 
 #[derive(Debug)]
 enum Message {
-    Item(Box<Item>, Option<Answer>),
-    Rejected(CircuitName),
+    Item(Box<Item>, Answer),
     Flush(oneshot::Sender<()>),
 }
 
 type Answer = oneshot::Sender<Result<ItemReply, Error>>;
 
-#[derive(Debug, Default)]
-struct Counters {
-    queued: AtomicU64,
-    acknowledged: AtomicU64,
-    dropped: AtomicU64,
-    unknown: AtomicU64,
-    refused: AtomicU64,
-}
-
 impl Outbox {
-    pub(crate) fn new(pool: Arc<Pool>, timeout: Duration) -> Self {
+    pub(crate) fn new(
+        pool: Arc<Pool>,
+        timeout: Duration,
+        hub: Arc<Hub>,
+        registry: Arc<Registry>,
+        report_interval: Duration,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(CAPACITY);
-        let counters = Arc::new(Counters::default());
         let task = Task {
             reporter: Reporter::new(pool, timeout),
-            counters: counters.clone(),
+            hub: hub.clone(),
+            registry: registry.clone(),
             waiting: VecDeque::new(),
-            rejected: BTreeMap::new(),
-            rejected_due: None,
+            urgent: VecDeque::new(),
+            report_interval,
+            collect_at: None,
+            pace: Pace::default(),
         };
         Self {
             sender,
-            counters,
+            hub,
+            registry,
             idle: Mutex::new(Some((task, receiver))),
         }
-    }
-
-    /// Queues an item, if there is room.
-    pub(crate) fn push(&self, item: Item) {
-        self.counters.queued.fetch_add(1, Ordering::Relaxed);
-        if self.sender.try_send(Message::Item(Box::new(item), None)).is_err() {
-            self.counters.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        self.start();
-    }
-
-    /// Counts a call that was not made, if there is room.
-    pub(crate) fn rejected(&self, name: &CircuitName) {
-        let _ = self.sender.try_send(Message::Rejected(name.clone()));
-        self.start();
     }
 
     /// Queues an item and waits for its acknowledgement.
@@ -112,8 +105,8 @@ impl Outbox {
         let (answer, answered) = oneshot::channel();
         let exchange = async {
             let place = self.sender.reserve().await.map_err(|_| stopped())?;
-            self.counters.queued.fetch_add(1, Ordering::Relaxed);
-            place.send(Message::Item(Box::new(item), Some(answer)));
+            add(&self.hub.counters.counted, item.0.summary.calls());
+            place.send(Message::Item(Box::new(item), answer));
             answered.await.map_err(|_| stopped())?
         };
         self.start();
@@ -122,7 +115,7 @@ impl Outbox {
             .unwrap_or_else(|_| Err(too_long(timeout)))
     }
 
-    /// Waits until everything queued before has left the queue.
+    /// Waits until everything counted and queued before was told.
     pub(crate) async fn flush(&self, timeout: Duration) -> Result<(), Error> {
         let (done, is_done) = oneshot::channel();
         let exchange = async {
@@ -139,21 +132,27 @@ impl Outbox {
     }
 
     pub(crate) fn stats(&self) -> ReportStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (acknowledged, dropped) = (get(&self.counters.acknowledged), get(&self.counters.dropped));
-        let (unknown, refused) = (get(&self.counters.unknown), get(&self.counters.refused));
-        let waiting = get(&self.counters.queued).saturating_sub(acknowledged + dropped + unknown + refused);
-        ReportStats {
-            waiting,
-            acknowledged,
-            dropped,
-            unknown,
-            refused,
+        for local in self.registry.all() {
+            local.count();
         }
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.hub.counters;
+        let mut stats = ReportStats {
+            waiting: 0,
+            acknowledged: get(&counters.acknowledged),
+            dropped: get(&counters.dropped),
+            unknown: get(&counters.unknown),
+            refused: get(&counters.refused),
+            not_found: get(&counters.not_found),
+            batches: get(&counters.batches),
+        };
+        let settled = stats.acknowledged + stats.dropped + stats.unknown + stats.refused + stats.not_found;
+        stats.waiting = get(&counters.counted).saturating_sub(settled);
+        stats
     }
 
-    /// Starts the task with the first report that is made inside of a runtime.
-    fn start(&self) {
+    /// Starts the task with the first use inside of a runtime.
+    pub(crate) fn start(&self) {
         if self.idle.lock().is_none() {
             return;
         }
@@ -168,11 +167,31 @@ impl Outbox {
 #[derive(Debug)]
 struct Task {
     reporter: Reporter,
-    counters: Arc<Counters>,
+    hub: Arc<Hub>,
+    registry: Arc<Registry>,
     /// Taken from the queue, not sent yet.
     waiting: VecDeque<Message>,
-    rejected: BTreeMap<CircuitName, u64>,
-    rejected_due: Option<Instant>,
+    /// Circuits that have something to tell.
+    urgent: VecDeque<Arc<Local>>,
+    report_interval: Duration,
+    /// When every circuit is asked what it has.
+    collect_at: Option<Instant>,
+    pace: Pace,
+}
+
+/// What is sent together, and who waits for what.
+#[derive(Default)]
+struct Batch {
+    items: Vec<Item>,
+    /// One an item.
+    origins: Vec<Origin>,
+    flushes: Vec<oneshot::Sender<()>>,
+    bytes: usize,
+}
+
+enum Origin {
+    Asked(Answer),
+    Counted(Arc<Local>),
 }
 
 impl Task {
@@ -181,134 +200,187 @@ impl Task {
         let mut received = Vec::new();
         loop {
             // Nothing is taken from the queue while a batch is still being cut from what was taken before: so it stays bounded.
-            let open = if self.waiting.is_empty() {
+            let open = if self.waiting.is_empty() && self.urgent.is_empty() {
                 self.receive(&mut queue, &mut received).await
             } else {
                 true
             };
             self.waiting.extend(received.drain(..));
-            let (items, answers, flushes) = self.cut();
-            if !items.is_empty() {
-                self.deliver(items, answers, &queue).await;
+            if !open {
+                self.collect();
             }
+            let batch = self.cut();
+            let flushes = if batch.items.is_empty() {
+                batch.flushes
+            } else {
+                self.deliver(batch, &queue).await
+            };
             for done in flushes {
                 let _ = done.send(());
             }
-            if !open && self.waiting.is_empty() && self.rejected.is_empty() {
+            if !open && self.waiting.is_empty() && self.urgent.is_empty() {
                 return;
             }
         }
     }
 
-    /// Waits for messages, or until rejected calls are due. False: no client is left.
-    async fn receive(&self, queue: &mut mpsc::Receiver<Message>, received: &mut Vec<Message>) -> bool {
-        let due = self.rejected_due;
-        let tick = async {
-            match due {
-                Some(due) => tokio::time::sleep_until(due).await,
-                None => std::future::pending().await,
+    /// Waits for something to tell. False: no client is left.
+    async fn receive(&mut self, queue: &mut mpsc::Receiver<Message>, received: &mut Vec<Message>) -> bool {
+        let collect_at = *self
+            .collect_at
+            .get_or_insert_with(|| Instant::now() + self.report_interval);
+        let hub = &self.hub;
+        let paced = self.pace.next();
+        let urgent = async {
+            loop {
+                if hub.has_urgent() {
+                    tokio::time::sleep_until(paced).await;
+                    return;
+                }
+                hub.something_urgent.notified().await;
             }
         };
         tokio::select! {
-            count = queue.recv_many(received, CAPACITY) => count > 0,
-            () = tick => true,
+            biased;
+            count = queue.recv_many(received, CAPACITY) => return count > 0,
+            () = urgent => self.pace.take(),
+            () = tokio::time::sleep_until(collect_at) => self.collect(),
         }
+        true
     }
 
-    /// The next batch, with whoever waits for it.
-    fn cut(&mut self) -> (Vec<Item>, Vec<Option<Answer>>, Vec<oneshot::Sender<()>>) {
-        let (mut items, mut answers, mut flushes) = (Vec::new(), Vec::new(), Vec::new());
-        let mut bytes = 0;
-        // Room is left for the rejected ones, which come on top.
-        while items.len() < MAX_REPORT_ITEMS - MAX_REJECTED_NAMES && bytes < MAX_BATCH_BYTES {
+    /// Every circuit is asked what it has.
+    fn collect(&mut self) {
+        self.collect_at = None;
+        self.hub.take_urgent();
+        self.urgent = self.registry.all().into();
+    }
+
+    /// The next batch.
+    fn cut(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        while batch.has_room() {
             match self.waiting.pop_front() {
-                Some(Message::Item(item, answer)) => {
-                    bytes += item.cost_bytes();
-                    items.push(*item);
-                    answers.push(answer);
-                }
-                Some(Message::Rejected(name)) => self.count_rejected(name),
+                Some(Message::Item(item, answer)) => batch.add(*item, Origin::Asked(answer)),
                 Some(Message::Flush(done)) => {
-                    flushes.push(done);
-                    self.rejected_due = self.rejected_due.map(|_| Instant::now());
+                    // It is done when what the circuits have now was told, too.
+                    self.collect();
+                    if !self.fill(&mut batch) {
+                        self.waiting.push_front(Message::Flush(done));
+                        return batch;
+                    }
+                    batch.flushes.push(done);
                     break;
                 }
                 None => break,
             }
         }
-        let due = self.rejected_due.is_some_and(|due| due <= Instant::now());
-        if due || (!items.is_empty() && !self.rejected.is_empty()) {
-            self.rejected_due = None;
-            for (name, rejected) in std::mem::take(&mut self.rejected) {
-                items.push(Item::new(
-                    name,
-                    Summary {
-                        rejected,
-                        ..Summary::default()
-                    },
-                ));
+        self.urgent.extend(self.hub.take_urgent());
+        self.fill(&mut batch);
+        batch
+    }
+
+    /// Takes what the circuits have. False: the batch is full before.
+    fn fill(&mut self, batch: &mut Batch) -> bool {
+        while let Some(local) = self.urgent.pop_front() {
+            let room = std::cell::RefCell::new(&mut *batch);
+            let all = local.give(
+                || room.borrow().has_room(),
+                |item| room.borrow_mut().add(item, Origin::Counted(local.clone())),
+            );
+            if !all {
+                self.urgent.push_front(local);
+                return false;
             }
         }
-        (items, answers, flushes)
+        true
     }
 
-    fn count_rejected(&mut self, name: CircuitName) {
-        if self.rejected.len() < MAX_REJECTED_NAMES || self.rejected.contains_key(&name) {
-            let count = self.rejected.entry(name).or_default();
-            *count = (*count + 1).min(MAX_OUTCOMES);
-            self.rejected_due
-                .get_or_insert_with(|| Instant::now() + REJECTED_WITHIN);
-        }
-    }
-
-    /// Sends a batch until it is acknowledged or cannot be any more.
-    async fn deliver(
-        &mut self,
-        items: Vec<Item>,
-        answers: Vec<Option<Answer>>,
-        queue: &mpsc::Receiver<Message>,
-    ) {
+    /// Sends a batch until it is acknowledged or cannot be any more. Gives back who waited for it.
+    async fn deliver(&mut self, batch: Batch, queue: &mpsc::Receiver<Message>) -> Vec<oneshot::Sender<()>> {
+        let Batch {
+            items,
+            origins,
+            flushes,
+            ..
+        } = batch;
+        let calls: Vec<_> = items.iter().map(|item| item.0.summary.calls()).collect();
+        let reasons: Vec<_> = items.iter().map(|item| item.0.reason.clone()).collect();
+        let all: u64 = calls.iter().sum();
+        let counters = &self.hub.counters;
         let mut pauses = pauses();
         let mut outcome = self.reporter.report(items).await.map(Some);
         while let Err(ReportError::Pending(error)) = &outcome {
             if queue.is_closed() {
-                tracing::warn!(%error, reports = answers.len(), "no client is left, reports are dropped");
-                self.counters
-                    .dropped
-                    .fetch_add(answers.len() as u64, Ordering::Relaxed);
-                return;
+                tracing::warn!(%error, outcomes = all, "no client is left, outcomes are dropped");
+                add(&counters.dropped, all);
+                return flushes;
             }
-            tracing::debug!(%error, reports = answers.len(), "reports wait for the cluster");
-            tokio::time::sleep(pauses.next().unwrap_or(REJECTED_WITHIN)).await;
+            tracing::debug!(%error, outcomes = all, "outcomes wait for the cluster");
+            tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE)).await;
             outcome = self.reporter.flush().await;
         }
-        let (counter, result) = match outcome {
-            Ok(reply) => (
-                &self.counters.acknowledged,
-                Ok(reply.map(|reply| reply.items).unwrap_or_default()),
-            ),
+        let result = match outcome {
+            Ok(reply) => {
+                add(&counters.batches, 1);
+                Ok(reply.map(|reply| reply.items).unwrap_or_default())
+            }
             Err(ReportError::OutcomeUnknown(error)) => {
-                tracing::warn!(%error, reports = answers.len(), "whether reports were applied is unknown");
-                (&self.counters.unknown, Err(error))
+                tracing::warn!(%error, outcomes = all, "whether outcomes were applied is unknown");
+                add(&counters.unknown, all);
+                Err(error)
             }
             Err(ReportError::Refused(error) | ReportError::Pending(error)) => {
-                tracing::warn!(%error, reports = answers.len(), "the cluster refused reports");
-                (&self.counters.refused, Err(error))
+                tracing::warn!(%error, outcomes = all, "the cluster refused outcomes");
+                add(&counters.refused, all);
+                Err(error)
             }
             // At the very end: the batch before this one was dropped above, and cannot be sent now either.
             Err(error @ ReportError::NotTaken { .. }) => {
-                (&self.counters.dropped, Err(Error::protocol(error.to_string())))
+                add(&counters.dropped, all);
+                Err(Error::protocol(error.to_string()))
             }
         };
-        counter.fetch_add(answers.len() as u64, Ordering::Relaxed);
         let message = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let is_acknowledged = result.is_ok();
         let replies = result.unwrap_or_default();
-        for (i, answer) in answers.into_iter().enumerate() {
-            let Some(answer) = answer else { continue };
-            let reply = replies.get(i).copied().ok_or_else(|| lost(&message));
-            let _ = answer.send(reply);
+        for (i, origin) in origins.into_iter().enumerate() {
+            let reply = replies.get(i).copied();
+            if is_acknowledged {
+                let counter = match reply {
+                    Some(ItemReply::NotFound) => &counters.not_found,
+                    _ => &counters.acknowledged,
+                };
+                add(counter, calls[i]);
+            }
+            match (origin, reply) {
+                (Origin::Asked(answer), reply) => {
+                    let _ = answer.send(reply.ok_or_else(|| lost(&message)));
+                }
+                (Origin::Counted(local), Some(reply)) => local.learn_reply(&reply, reasons[i].as_ref()),
+                (Origin::Counted(_), None) => {}
+            }
         }
+        flushes
     }
+}
+
+impl Batch {
+    fn has_room(&self) -> bool {
+        self.items.len() < MAX_REPORT_ITEMS && self.bytes < MAX_BATCH_BYTES
+    }
+
+    fn add(&mut self, item: Item, origin: Origin) {
+        self.bytes += item.cost_bytes();
+        #[cfg(feature = "metrics")]
+        crate::figures::outcomes(&item.0);
+        self.items.push(item);
+        self.origins.push(origin);
+    }
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
 }
 
 fn lost(message: &str) -> Error {

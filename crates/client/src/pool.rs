@@ -101,6 +101,15 @@ impl Pool {
         connect(self.nodes[node].endpoint.clone()).await
     }
 
+    /// As [`Pool::own_channel`], for a stream whose end must be noticed soon: a peer that does not answer a ping each `ping` for as long is gone.
+    ///
+    /// # Errors
+    /// As [`Pool::own_channel`].
+    pub(crate) async fn watch_channel(&self, node: usize, ping: Duration) -> Result<Channel, Arc<str>> {
+        let endpoint = self.nodes[node].endpoint.clone();
+        connect(endpoint.http2_keep_alive_interval(ping).keep_alive_timeout(ping)).await
+    }
+
     /// For messages.
     pub(crate) fn address(&self, node: usize) -> String {
         self.nodes[node].endpoint.uri().to_string()

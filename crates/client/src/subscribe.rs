@@ -77,6 +77,17 @@ pub struct Subscription {
     filter: String,
     from: From,
     progress: bool,
+    closure: Option<Closure>,
+}
+
+/// What the caller wants of what the node sends.
+#[derive(Clone)]
+struct Closure(Arc<dyn Fn(&Event) -> bool + Send + Sync>);
+
+impl fmt::Debug for Closure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Closure")
+    }
 }
 
 impl Subscription {
@@ -106,6 +117,12 @@ impl Subscription {
     /// Only events for which this CEL expression over `event` is true, such as `event.metadata["team"] == "pay"`.
     pub fn filter(mut self, expression: impl Into<String>) -> Self {
         self.filter = expression.into();
+        self
+    }
+
+    /// Only events for which this is true. It is asked here, after the node has filtered: what the node can filter out is not even sent.
+    pub fn filter_with(mut self, wanted: impl Fn(&Event) -> bool + Send + Sync + 'static) -> Self {
+        self.closure = Some(Closure(Arc::new(wanted)));
         self
     }
 
@@ -335,6 +352,15 @@ impl Reader {
             Some(Message::Event(event)) => {
                 let event = Box::new(wire::event(event)?);
                 self.check_order(event.revision)?;
+                let is_wanted = self
+                    .wanted
+                    .closure
+                    .as_ref()
+                    .is_none_or(|closure| (closure.0)(&event));
+                if !is_wanted {
+                    self.from = From::After(cursor);
+                    return Ok(Step::Nothing);
+                }
                 Step::Item(ClientEvent::Event {
                     event,
                     cursor: cursor.clone(),

@@ -28,6 +28,16 @@ async fn until(circuit: &Circuit, state: StateName) {
     .await;
 }
 
+/// What happened at the cluster is told to each client, a moment later.
+async fn knows(circuit: &Circuit, state: StateName) {
+    within(&format!("it knows {state:?}"), async {
+        while circuit.known_state() != Some(state) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_client_learns_all_know() {
     let cluster = Cluster::start().await;
@@ -41,6 +51,12 @@ async fn what_one_client_learns_all_know() {
     let error = here.call(fails()).await.unwrap_err();
     assert!(matches!(error, CallError::Inner(inner) if inner == "boom"));
     clients[0].flush().await.unwrap();
+    assert_eq!(
+        here.known_state(),
+        Some(StateName::Open),
+        "who opened it knows at once"
+    );
+    knows(&there, StateName::Open).await;
 
     let made = AtomicU32::new(0);
     let count = async || -> Result<(), String> {
@@ -66,8 +82,10 @@ async fn what_one_client_learns_all_know() {
     assert_eq!(made.load(Ordering::SeqCst), 0, "a rejected call is not made");
 
     // Half-open: one probe passes, of all that ask at once, through whatever node.
-    until(&there, StateName::HalfOpen).await;
     let probe = clients[2].circuit("payment_api");
+    for circuit in [&here, &there, &probe] {
+        knows(circuit, StateName::HalfOpen).await;
+    }
     let (begun, is_begun) = tokio::sync::oneshot::channel();
     let (finish, may_finish) = tokio::sync::oneshot::channel::<()>();
     let probing = tokio::spawn(async move {
@@ -97,6 +115,7 @@ async fn what_one_client_learns_all_know() {
     finish.send(()).unwrap();
     within("the probe ends", probing).await.unwrap().unwrap();
     clients[2].flush().await.unwrap();
+    knows(&there, StateName::Closed).await;
 
     there.call(count()).await.unwrap();
     assert_eq!(made.load(Ordering::SeqCst), 1);
@@ -104,6 +123,7 @@ async fn what_one_client_learns_all_know() {
         client.flush().await.unwrap();
         let stats = client.report_stats();
         let lost = (stats.waiting, stats.dropped, stats.unknown, stats.refused);
+        assert_eq!(stats.not_found, 0);
         assert_eq!(lost, (0, 0, 0, 0));
     }
     let totals = here.status().await.unwrap().totals;

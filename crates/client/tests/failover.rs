@@ -7,8 +7,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use brama_client::{
-    CallError, ClientEvent, Error, EventKind, From, Item, Outcome, Policy, ReportError, StateName,
-    Subscription, WatchItem,
+    ClientEvent, Error, EventKind, From, Item, Outcome, Policy, ReportError, StateName, Subscription,
+    WatchItem,
 };
 use futures::StreamExt;
 use support::{Cluster, fragile, within};
@@ -88,9 +88,8 @@ async fn without_a_majority_it_says_so_in_time_and_keeps_what_it_was_told() {
         made = true;
         Ok::<_, String>(())
     };
-    let error = circuit.call(work).await.unwrap_err();
-    assert!(matches!(error, CallError::Cluster(_)), "{error:?}");
-    assert!(!made);
+    circuit.call(work).await.unwrap();
+    assert!(made, "decisions go on");
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 
     let mut session = client.session();
@@ -103,7 +102,7 @@ async fn without_a_majority_it_says_so_in_time_and_keeps_what_it_was_told() {
     };
     assert_eq!(items.len(), 2, "they come back");
     circuit.failure("boom").await.unwrap_err();
-    // And the place that the call might have been given: whether it was asked for is not known.
+    // And the call that was made meanwhile.
     assert_eq!(client.report_stats().waiting, 2);
 
     cluster.up(1).await;
@@ -130,7 +129,7 @@ async fn without_a_majority_it_says_so_in_time_and_keeps_what_it_was_told() {
     // All is there, but for what was given up before the majority was back; and of that it says so.
     let totals = status.totals;
     assert_eq!(
-        totals.failures + totals.ignored + stats.dropped,
+        totals.failures + totals.successes + stats.dropped,
         3,
         "{totals:?} {stats:?}"
     );

@@ -360,6 +360,13 @@ impl PolicyOption {
     }
 }
 
+impl Default for EffectivePolicy {
+    /// The built-in one.
+    fn default() -> Self {
+        Self::resolve(&Policy::default(), &Policy::default())
+    }
+}
+
 impl EffectivePolicy {
     /// What holds when `policy` is all that is set anywhere, of which `own` is set on the circuit.
     pub(crate) fn resolve(policy: &Policy, own: &Policy) -> Self {

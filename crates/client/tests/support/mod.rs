@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use brama_client::{Client, Policy};
+use brama_client::{Client, ClientBuilder, Policy};
 use brama_node::Node;
 use brama_node::config::{Config, Override, Sources, load};
 use tempfile::TempDir;
@@ -74,9 +74,30 @@ impl Cluster {
 
     /// A client that begins with node `i` and knows the others.
     pub fn client(&self, i: usize) -> Client {
+        self.settings(i).connect_lazy().unwrap()
+    }
+
+    /// What [`Cluster::client`] is made of.
+    pub fn settings(&self, i: usize) -> ClientBuilder {
         let endpoints = (0..3).map(|n| self.links[(i + n) % 3].address.to_string());
         let builder = Client::builder().endpoints(endpoints).begin_with_first();
-        builder.timeout(PATIENCE).connect_lazy().unwrap()
+        builder.timeout(PATIENCE)
+    }
+
+    /// The number of the node that leads.
+    pub async fn leader(&self) -> usize {
+        let leads = |node: &Node| node.replica().leadership().borrow().term.is_some();
+        within("somebody leads", async {
+            loop {
+                for (i, node) in self.nodes.iter().enumerate() {
+                    if node.as_ref().is_some_and(leads) {
+                        return i;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
     }
 
     pub fn link(&self, i: usize) -> &Link {
@@ -107,6 +128,8 @@ pub struct Link {
     cuts: watch::Sender<u64>,
     /// Answers still to be lost: the request arrives, the connection breaks when its answer comes back.
     lose: Arc<AtomicU64>,
+    /// While true nothing passes, and nothing breaks: as if the node were stopped by a signal.
+    frozen: watch::Sender<bool>,
     _task: JoinSet<()>,
 }
 
@@ -118,11 +141,13 @@ impl Link {
         let cuts = watch::Sender::new(0);
         let lose = Arc::new(AtomicU64::new(0));
         let mut task = JoinSet::new();
-        task.spawn(serve(listener, node, cuts.clone(), lose.clone()));
+        let frozen = watch::Sender::new(false);
+        task.spawn(serve(listener, node, cuts.clone(), lose.clone(), frozen.clone()));
         Self {
             address,
             cuts,
             lose,
+            frozen,
             _task: task,
         }
     }
@@ -130,6 +155,16 @@ impl Link {
     /// Breaks every connection there is; new ones may be made.
     pub fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// From now on nothing passes, and nothing breaks.
+    pub fn freeze(&self) {
+        self.frozen.send_replace(true);
+    }
+
+    /// What waited passes.
+    pub fn thaw(&self) {
+        self.frozen.send_replace(false);
     }
 
     /// The next thing that a node sends back breaks its connection instead of arriving.
@@ -143,25 +178,35 @@ impl Link {
     }
 }
 
-async fn serve(listener: TcpListener, node: SocketAddr, cuts: watch::Sender<u64>, lose: Arc<AtomicU64>) {
+async fn serve(
+    listener: TcpListener,
+    node: SocketAddr,
+    cuts: watch::Sender<u64>,
+    lose: Arc<AtomicU64>,
+    frozen: watch::Sender<bool>,
+) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let mut connections = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
         let mut cut = cuts.subscribe();
         let lose = lose.clone();
+        let frozen = frozen.subscribe();
         connections.spawn(async move {
             let Ok(far) = TcpStream::connect(node).await else {
                 return;
             };
             tokio::select! {
                 _ = cut.changed() => {}
-                () = forward(near, far, &lose) => {}
+                () = forward(near, far, &lose, frozen) => {}
             }
         });
     }
 }
 
-async fn forward(near: TcpStream, far: TcpStream, lose: &AtomicU64) {
+async fn forward(near: TcpStream, far: TcpStream, lose: &AtomicU64, frozen: watch::Receiver<bool>) {
+    let thawed = async |frozen: &watch::Receiver<bool>| {
+        let _ = frozen.clone().wait_for(|frozen| !frozen).await;
+    };
     let (mut near_read, mut near_write) = near.into_split();
     let (mut far_read, mut far_write) = far.into_split();
     let back = async {
@@ -175,13 +220,23 @@ async fn forward(near: TcpStream, far: TcpStream, lose: &AtomicU64) {
             {
                 return;
             }
+            thawed(&frozen).await;
             if near_write.write_all(&buffer[..n]).await.is_err() {
                 return;
             }
         }
     };
+    let forth = async {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(n @ 1..) = near_read.read(&mut buffer).await {
+            thawed(&frozen).await;
+            if far_write.write_all(&buffer[..n]).await.is_err() {
+                return;
+            }
+        }
+    };
     tokio::select! {
-        _ = tokio::io::copy(&mut near_read, &mut far_write) => {}
+        () = forth => {}
         () = back => {}
     }
 }
