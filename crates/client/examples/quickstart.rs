@@ -6,8 +6,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use brama_client::{
-    CallError, Classified, Client, ClientEvent, Decision, Expiry, From, Item, OnUnreachable, Outcome, Policy,
-    ReportError, Subscription, WatchItem,
+    CallError, Classified, Client, ClientEvent, Decision, Expiry, From, Item, NotMade, OnUnreachable,
+    Outcome, Policy, ReportError, Subscription, WatchItem, circuit_breaker,
 };
 use futures::StreamExt;
 use tower::ServiceExt;
@@ -19,6 +19,25 @@ async fn charge(amount: u32) -> Result<&'static str, String> {
         1..100 => Ok("receipt"),
         _ => Err("503 bank is closed".to_owned()),
     }
+}
+
+/// A wrong request says nothing of the bank.
+fn of_the_bank(error: &str) -> Classified {
+    if error.starts_with('4') {
+        Classified::Ignore
+    } else {
+        Classified::Failure(error.to_owned())
+    }
+}
+
+#[circuit_breaker("payment_api", scope = "quickstart", on_error = of_the_bank, fallback = pay_later)]
+async fn pay(amount: u32) -> Result<&'static str, String> {
+    charge(amount).await
+}
+
+async fn pay_later(amount: u32, why: NotMade) -> Result<&'static str, String> {
+    println!("{amount} is to be paid later: {why}");
+    Ok("IOU")
 }
 
 #[tokio::main]
@@ -114,6 +133,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Ok(receipt) => println!("by a service: {receipt}"),
         Err(error) => println!("by a service: {error}"),
     }
+
+    // A function behind the circuit uses the client of the process.
+    brama_client::install(client.clone());
+    println!("by a function: {:?}", pay(50).await);
 
     let mut cursor = None;
     for _ in 0..2 {

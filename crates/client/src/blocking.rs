@@ -116,6 +116,14 @@ impl Client {
         }
     }
 
+    pub(crate) fn client(&self) -> &crate::Client {
+        &self.client
+    }
+
+    pub(crate) fn handle(&self) -> Option<tokio::runtime::Handle> {
+        self.runtime.0.as_ref().map(|runtime| runtime.handle().clone())
+    }
+
     /// See [`Client::health`](crate::Client::health).
     pub fn health(&self) -> Health {
         self.client.health()

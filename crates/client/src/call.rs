@@ -51,6 +51,9 @@ pub enum CallError<E> {
     Cluster(#[source] Error),
 }
 
+/// Why a call was not made: [`CallError::Rejected`] or [`CallError::Cluster`]. A program's own error type can be made of it with `From`.
+pub type NotMade = CallError<Infallible>;
+
 /// Why a call may not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -107,6 +107,14 @@ impl Circuit {
         }
     }
 
+    pub(crate) fn in_use(client: Client, local: Arc<Local>) -> Self {
+        Self {
+            client,
+            name: local.name().clone(),
+            local: OnceLock::from(local),
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &CircuitName {
         &self.name
@@ -230,6 +238,26 @@ impl Circuit {
         guarded.await
     }
 
+    /// What can be said where nobody can be asked.
+    pub(crate) fn acquire_unasked(&self) -> Result<OwnedPermit, CallError<Infallible>> {
+        let local = self.local().map_err(CallError::Cluster)?;
+        let mut verdict = local.decide();
+        if matches!(verdict, Verdict::Wait) {
+            verdict = local.decide_alone();
+        }
+        match verdict {
+            Verdict::Pass(ticket) => Ok(OwnedPermit::new(local.clone(), ticket)),
+            Verdict::Reject(rejection) => Err(rejection.into()),
+            Verdict::Missing => Err(CallError::Cluster(not_found(local))),
+            Verdict::AskPermit | Verdict::Wait => Err(local.reject(StateName::HalfOpen).into()),
+        }
+    }
+
+    /// How long an ask of [`Circuit::try_acquire`] takes at most.
+    pub(crate) fn acquire_timeout(&self) -> std::time::Duration {
+        self.client.acquire_timeout()
+    }
+
     /// What this process keeps of the circuit; from now on it follows what the cluster says of it.
     fn local(&self) -> Result<&Arc<Local>, Error> {
         if let Some(local) = self.local.get() {
@@ -294,28 +322,18 @@ impl Circuit {
     pub async fn register_with(&self, register: impl Into<Register>) -> Result<Registered, Error> {
         let register = register.into();
         self.local()?;
-        let (if_exists, repeat) = match register.if_exists {
-            // The second attempt would find what the first one registered.
-            IfExists::Refuse => (v1::IfExists::Unspecified, Repeat::Once),
-            IfExists::Keep => (v1::IfExists::Keep, Repeat::Idempotent),
-            IfExists::Update => (v1::IfExists::Update, Repeat::Idempotent),
-        };
-        let request = v1::RegisterRequest {
-            name: Some((&self.name).into()),
-            policy: Some((&register.policy).into()),
-            metadata: metadata_message(&register.metadata),
-            if_exists: if_exists.into(),
-        };
-        let answer = self
-            .client
-            .call(repeat, request, async |mut c, request| c.register(request).await)
-            .await?;
-        let circuit = circuit(answer.circuit)?;
-        self.learn(&circuit);
-        Ok(Registered {
-            circuit,
-            created: answer.created,
-        })
+        let registered = register_until(
+            &self.client,
+            &self.name,
+            &register,
+            Instant::now() + self.client.timeout(),
+        )
+        .await?;
+        if let Some(local) = self.local.get() {
+            local.registered(register);
+        }
+        self.learn(&registered.circuit);
+        Ok(registered)
     }
 
     /// Removes the circuit. False: there was none.
@@ -452,6 +470,46 @@ impl Circuit {
     }
 }
 
+async fn register_until(
+    client: &Client,
+    name: &CircuitName,
+    register: &Register,
+    deadline: Instant,
+) -> Result<Registered, Error> {
+    let (if_exists, repeat) = match register.if_exists {
+        // The second attempt would find what the first one registered.
+        IfExists::Refuse => (v1::IfExists::Unspecified, Repeat::Once),
+        IfExists::Keep => (v1::IfExists::Keep, Repeat::Idempotent),
+        IfExists::Update => (v1::IfExists::Update, Repeat::Idempotent),
+    };
+    let request = v1::RegisterRequest {
+        name: Some(name.into()),
+        policy: Some((&register.policy).into()),
+        metadata: metadata_message(&register.metadata),
+        if_exists: if_exists.into(),
+    };
+    let send = async |mut c: Circuits, request| c.register(request).await;
+    let answer = client.call_until(repeat, deadline, request, send).await?;
+    Ok(Registered {
+        circuit: circuit(answer.circuit)?,
+        created: answer.created,
+    })
+}
+
+/// Registers a circuit again that this program had registered, and that was cleaned up since because it was idle. False: it had not.
+async fn register_again(client: &Client, local: &Local, deadline: Instant) -> Result<bool, Error> {
+    let Some(register) = local.registration() else {
+        return Ok(false);
+    };
+    let register = Register {
+        if_exists: IfExists::Keep,
+        ..Register::clone(&register)
+    };
+    let registered = register_until(client, local.name(), &register, deadline).await?;
+    client.learn(local, &registered.circuit);
+    Ok(true)
+}
+
 /// What the cluster says to a call, when this process cannot.
 pub(crate) async fn ask(client: &Client, local: &Arc<Local>) -> Result<Ticket, CallError<Infallible>> {
     let deadline = Instant::now() + client.acquire_timeout();
@@ -464,13 +522,18 @@ pub(crate) async fn ask(client: &Client, local: &Arc<Local>) -> Result<Ticket, C
             Err(_) => local.decide_alone(),
         };
     }
+    if matches!(verdict, Verdict::Missing)
+        && register_again(client, local, deadline)
+            .await
+            .map_err(CallError::Cluster)?
+    {
+        verdict = local.decide();
+    }
     match verdict {
         Verdict::Pass(ticket) => Ok(ticket),
         Verdict::Reject(rejection) => Err(rejection.into()),
         Verdict::AskPermit => ask_permit(client, local, deadline).await,
-        Verdict::Missing => Err(CallError::Cluster(Error::NotFound {
-            message: format!("no circuit is registered as {}", local.name()),
-        })),
+        Verdict::Missing => Err(CallError::Cluster(not_found(local))),
         // Between two moments it was forgotten again, which does not happen.
         Verdict::Wait => Err(local.reject(StateName::Open).into()),
     }
@@ -503,6 +566,12 @@ async fn ask_permit(
                 _ => Err(local.reject(StateName::HalfOpen).into()),
             }
         }
+    }
+}
+
+fn not_found(local: &Local) -> Error {
+    Error::NotFound {
+        message: format!("no circuit is registered as {}", local.name()),
     }
 }
 

@@ -296,7 +296,7 @@ impl Client {
 
     /// Whether the cluster is in reach, since when, and how stale what this client knows of its circuits is.
     pub fn health(&self) -> Health {
-        self.shared.hub.reach.health()
+        self.shared.hub.reach.health(self.shared.hub.seen())
     }
 
     /// The changes of [`Client::health`] from now on. Who listens too slowly misses the oldest.
@@ -329,17 +329,26 @@ impl Client {
     }
 
     async fn try_acquire_key(&self, key: Key<'_>) -> Result<OwnedPermit, CallError<Infallible>> {
-        let local = match self.shared.registry.find(&key) {
-            Some(local) => local,
-            None => {
-                let name = CircuitName {
-                    scope: key.scope.map(Name::new),
-                    identifier: Name::new(key.identifier),
-                };
-                self.local(&name).map_err(CallError::Cluster)?
-            }
-        };
+        let local = self
+            .local_of(key.scope, key.identifier)
+            .map_err(CallError::Cluster)?;
         self.acquire_local(local).await
+    }
+
+    /// As [`Client::local`]; a circuit that is in use already is found without a lock.
+    pub(crate) fn local_of(&self, scope: Option<&str>, identifier: &str) -> Result<Arc<Local>, Error> {
+        match self.shared.registry.find(&Key { scope, identifier }) {
+            Some(local) => Ok(local),
+            None => self.local(&CircuitName {
+                scope: scope.map(Name::new),
+                identifier: Name::new(identifier),
+            }),
+        }
+    }
+
+    /// A handle on a circuit that is in use.
+    pub(crate) fn handle_on(&self, local: Arc<Local>) -> Circuit {
+        Circuit::in_use(self.clone(), local)
     }
 
     pub(crate) async fn acquire_local(
@@ -397,6 +406,14 @@ impl Client {
             error,
             perhaps_applied: true,
         })
+    }
+
+    /// Whether it knows its circuits at `revision`.
+    #[cfg(feature = "testing")]
+    pub(crate) fn knows(&self, revision: u64) -> bool {
+        let circuits = self.shared.registry.all();
+        circuits.is_empty()
+            || (self.shared.hub.seen() >= revision && circuits.iter().all(|local| local.is_told()))
     }
 
     pub(crate) fn outbox(&self) -> &Outbox {
@@ -476,7 +493,8 @@ impl Client {
             .await
     }
 
-    async fn call_until<M, R, F>(
+    /// As [`Client::call`], with its own deadline.
+    pub(crate) async fn call_until<M, R, F>(
         &self,
         repeat: Repeat,
         deadline: Instant,

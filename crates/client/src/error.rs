@@ -24,6 +24,11 @@ const CIRCUIT_TYPE_URL: &str = "type.googleapis.com/brama.v1.Circuit";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A function behind `#[circuit_breaker]` was called before [`install`](crate::install). Nobody was asked.
+    #[error(
+        "no client is installed: `brama_client::install` comes before the first call of a `#[circuit_breaker]` function"
+    )]
+    NoClient,
     /// No circuit has this name: it was never registered, or was unregistered or cleaned up since.
     #[error("{message}")]
     NotFound {
@@ -185,6 +190,7 @@ impl From<brama_core::Refusal> for Error {
         let message = refusal.to_string();
         match refusal {
             brama_core::Refusal::InvalidArgument { field, .. } => Self::InvalidArgument { field, message },
+            brama_core::Refusal::CircuitNotFound { .. } => Self::NotFound { message },
             _ => Self::InvalidArgument {
                 field: String::new(),
                 message,

@@ -59,6 +59,8 @@ struct Following {
     heard: Instant,
     /// The current watch is of a node that has a quorum.
     is_well: bool,
+    /// Whose circuits are known; empty: nobody has told yet.
+    cluster: String,
 }
 
 struct Stream {
@@ -72,6 +74,7 @@ struct Opened {
     asked_for: Vec<Arc<Local>>,
     circuits: Vec<CircuitStatus>,
     revision: u64,
+    cluster: String,
     time: ClusterTime,
     /// Events that came before the node said whether it has a quorum.
     early: Vec<v1::Event>,
@@ -89,6 +92,7 @@ impl Follower {
             open_at: (self.registry.len() > 0).then(Instant::now),
             heard: Instant::now(),
             is_well: false,
+            cluster: String::new(),
             with: self,
         };
         tokio::select! {
@@ -123,13 +127,14 @@ impl Following {
                     self.opening = None;
                     self.opened(result);
                 }
-                message = message => self.message(message),
-                () = at(degrade_at) => self.degrade(),
                 () = registry.grown.notified() => self.refresh(GATHER),
                 () = at(open_at) => {
                     self.open_at = None;
                     self.opening = Some(self.open());
                 }
+                () = at(degrade_at) => self.degrade(),
+                // Last: there may be many.
+                message = message => self.message(message),
             }
         }
     }
@@ -150,6 +155,15 @@ impl Following {
         };
         (self.tried, self.pauses) = (0, Box::new(pauses()));
         self.is_well = true;
+        if self.cluster != opened.cluster {
+            if !self.cluster.is_empty() {
+                // Somebody made it anew under the same addresses: nothing that is known is older or newer than what it says.
+                tracing::warn!(before = %self.cluster, now = %opened.cluster, "another cluster answers");
+                self.with.hub.forget();
+                self.with.registry.all().iter().for_each(|local| local.forget());
+            }
+            self.cluster.clone_from(&opened.cluster);
+        }
         let clock = self.hear(opened.time);
         self.with.hub.reach.connected();
         let registry = &self.with.registry;
@@ -165,6 +179,7 @@ impl Following {
                 local.learn_missing(opened.revision);
             }
         }
+        self.with.hub.saw(opened.revision);
         self.current = Some(opened.stream);
         for event in opened.early {
             self.event(event);
@@ -212,12 +227,14 @@ impl Following {
             return;
         };
         local.learn_event(&event, &clock);
+        self.with.hub.saw(event.revision);
         if Local::needs_policy(&event) {
             self.refresh(GATHER);
         }
     }
 
     fn progress(&mut self, progress: &v1::Progress) {
+        self.with.hub.saw(progress.revision);
         if progress.has_quorum {
             if let Some(time) = &progress.time {
                 self.hear(brama_proto::convert::cluster_time(time));
@@ -327,6 +344,7 @@ async fn open(pool: &Pool, node: usize, ping: Duration, asked_for: Vec<Arc<Local
                     asked_for,
                     circuits,
                     revision: synced.revision,
+                    cluster: synced.cluster_id,
                     time,
                     early,
                 });

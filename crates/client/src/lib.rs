@@ -40,6 +40,8 @@ mod error;
 #[cfg(feature = "metrics")]
 mod figures;
 mod follow;
+#[cfg(feature = "macros")]
+mod installed;
 #[cfg(feature = "tower")]
 mod layer;
 mod local;
@@ -53,6 +55,8 @@ mod report;
 mod retry;
 mod session;
 mod subscribe;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod watch;
 mod wire;
 
@@ -66,10 +70,12 @@ pub use brama_core::report::Outcome;
 pub use brama_core::{CircuitName, ClusterTime, Metadata, Name, Summary};
 
 pub use crate::builder::ClientBuilder;
-pub use crate::call::{CallError, Classified, Rejection};
+pub use crate::call::{CallError, Classified, NotMade, Rejection};
 pub use crate::circuit::{Circuit, Configure, Decision, Register, Registered};
 pub use crate::client::{Client, Config, Consistency, List, Page};
 pub use crate::error::Error;
+#[cfg(feature = "macros")]
+pub use crate::installed::{Installed, install, installed};
 #[cfg(feature = "tower")]
 pub use crate::layer::{
     CircuitLayer, Classify, ErrorIsFailure, GrpcStatus, Guarded, GuardedFuture, HttpStatus,
@@ -81,3 +87,12 @@ pub use crate::report::Item;
 pub use crate::session::{ReportError, Reporter};
 pub use crate::subscribe::{ClientEvent, Cursor, Events, From, Subscription};
 pub use crate::watch::{Watch, WatchItem};
+#[cfg(feature = "macros")]
+pub use brama_macros::circuit_breaker;
+
+/// What `#[circuit_breaker]` writes; not for programs.
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub mod __guard {
+    pub use crate::installed::{acquire, acquire_blocking, classify, classify_with};
+}

@@ -47,6 +47,8 @@ pub struct Health {
     /// How long ago a node last said that what this client knows is what a majority knows; `None`: never. A healthy node says so every few
     /// seconds.
     pub staleness: Option<Duration>,
+    /// The newest event of the cluster up to which this client knows everything about its circuits; 0: none yet.
+    pub revision: u64,
 }
 
 /// The mode changed.
@@ -95,12 +97,13 @@ impl Reach {
         self.degraded.load(Ordering::Acquire)
     }
 
-    pub(crate) fn health(&self) -> Health {
+    pub(crate) fn health(&self, revision: u64) -> Health {
         let state = self.state.lock();
         Health {
             mode: state.mode,
             since: state.since.elapsed(),
             staleness: state.heard.map(|heard| heard.elapsed()),
+            revision,
         }
     }
 

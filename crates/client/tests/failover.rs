@@ -23,9 +23,15 @@ fn patient() -> Policy {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_got_lost_is_asked_for_again_and_counts_once() {
     let cluster = Cluster::start().await;
+    // Registered by another client: this one has no watch, whose messages could be lost instead.
+    cluster
+        .client(0)
+        .circuit("payment_api")
+        .register(patient())
+        .await
+        .unwrap();
     let client = cluster.client(0);
     let circuit = client.circuit("payment_api");
-    circuit.register(patient()).await.unwrap();
     let mut session = client.session();
     let mut lost = 0;
     for round in 1..=30_u32 {
@@ -55,9 +61,15 @@ async fn an_answer_that_got_lost_is_asked_for_again_and_counts_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_repeated_is_told_to_be_unknown() {
     let cluster = Cluster::start().await;
+    // As above; and what watches has gone.
+    cluster
+        .client(0)
+        .circuit("payment_api")
+        .register(patient())
+        .await
+        .unwrap();
     let client = cluster.client(0);
     let circuit = client.circuit("payment_api");
-    circuit.register(patient()).await.unwrap();
     circuit.status().await.unwrap();
     cluster.link(0).lose_an_answer();
     let error = circuit.open(None, Some("maintenance")).await.unwrap_err();

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use brama_client::{
-    CallError, Circuit, Client, ClientEvent, Event, From, GrpcStatus, HttpStatus, Policy, StateName,
-    Subscription,
+    CallError, Circuit, Client, ClientEvent, Event, From, GrpcStatus, HttpStatus, NotMade, Policy, StateName,
+    Subscription, circuit_breaker,
 };
 use futures::StreamExt;
 use support::{Cluster, fragile, within};
@@ -97,8 +97,54 @@ async fn answer(works: bool) -> Result<u32, String> {
     if works { Ok(7) } else { Err("boom".to_owned()) }
 }
 
+/// The error of a function behind the attribute.
+#[derive(Debug)]
+enum Failed {
+    NotMade(NotMade),
+    Itself(String),
+}
+
+impl std::convert::From<NotMade> for Failed {
+    fn from(not_made: NotMade) -> Self {
+        Self::NotMade(not_made)
+    }
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotMade(error) => error.fmt(f),
+            Self::Itself(error) => f.write_str(error),
+        }
+    }
+}
+
+impl Failed {
+    fn told(self) -> CallError<String> {
+        match self {
+            Self::NotMade(error) => error.widen(),
+            Self::Itself(error) => CallError::Inner(error),
+        }
+    }
+}
+
+#[circuit_breaker("by_macro", scope = "macros", client = client, policy = two_failures())]
+async fn guarded(client: &Client, works: bool) -> Result<u32, Failed> {
+    let answer = answer(works).await.map_err(Failed::Itself)?;
+    Ok(answer)
+}
+
+#[circuit_breaker("by_blocking_macro", client = client, policy = two_failures())]
+fn guarded_blocking(client: &Client, works: bool) -> Result<u32, Failed> {
+    if works {
+        Ok(7)
+    } else {
+        Err(Failed::Itself("boom".to_owned()))
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn by_hand_by_call_and_by_layer_the_cluster_sees_the_same() {
+async fn by_hand_by_call_by_layer_and_by_macro_the_cluster_sees_the_same() {
     let cluster = Cluster::start().await;
     let client = cluster.client(0);
 
@@ -141,10 +187,26 @@ async fn by_hand_by_call_and_by_layer_the_cluster_sees_the_same() {
     .await;
     assert_eq!(third, first);
 
+    let by_macro = client.circuit("by_macro").scope("macros");
+    let fourth = story(&client, &by_macro, async |works| {
+        guarded(&client, works).await.map_err(Failed::told)
+    })
+    .await;
+    assert_eq!(fourth, first);
+
+    let by_blocking_macro = client.circuit("by_blocking_macro");
+    let fifth = story(&client, &by_blocking_macro, async |works| {
+        guarded_blocking(&client, works).map_err(Failed::told)
+    })
+    .await;
+    assert_eq!(fifth, first);
+
     let expected = events(&client, &by_hand).await;
     assert!(expected.len() > 10, "{expected:#?}");
     assert_eq!(events(&client, &by_call).await, expected);
     assert_eq!(events(&client, &by_layer).await, expected);
+    assert_eq!(events(&client, &by_macro).await, expected);
+    assert_eq!(events(&client, &by_blocking_macro).await, expected);
     cluster.stop().await;
 }
 

@@ -151,7 +151,7 @@ impl Counters {
             rejected: get(&self.rejected),
             unasked: get(&self.unasked),
             skipped: get(&self.skipped),
-            lost_reports: reports.dropped + reports.unknown + reports.refused,
+            lost_reports: reports.dropped + reports.unknown + reports.refused + reports.not_found,
         }
     }
 }

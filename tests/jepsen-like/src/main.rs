@@ -81,6 +81,38 @@ enum Command {
     },
     /// Nodes join, are removed, and lose their data
     Membership,
+    /// Many clients share a circuit: how soon all of them reject, and how many pass half-open
+    Fleet {
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=5000))]
+        clients: u16,
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+        processes: u16,
+        #[arg(long, default_value_t = 100)]
+        times: usize,
+    },
+    /// One client counts a million outcomes a second, and leaders die
+    Busy {
+        /// Outcomes a second
+        #[arg(long, default_value_t = 1_000_000)]
+        rate: u64,
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+    /// Every node is stopped (SIGSTOP) while clients make calls
+    Stopped {
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+    /// One process of `fleet`
+    #[command(hide = true)]
+    Replicas {
+        #[arg(long, value_delimiter = ',', required = true)]
+        endpoints: Vec<String>,
+        #[arg(long)]
+        first: usize,
+        #[arg(long)]
+        clients: usize,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -105,6 +137,20 @@ struct RunArgs {
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Faults::parse().command;
+    if let Command::Replicas {
+        endpoints,
+        first,
+        clients,
+    } = command
+    {
+        return match scenario::replicas(&endpoints, first, clients).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let outcome = tokio::select! {
         outcome = dispatch(command) => outcome,
         // Dropping what runs kills the processes and removes their folder.
@@ -192,6 +238,23 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
             println!("membership");
             scenario::membership().await
         }
+        Command::Fleet {
+            clients,
+            processes,
+            times,
+        } => {
+            println!("fleet: {clients} clients in {processes} processes, {times} openings");
+            scenario::fleet(clients.into(), processes.into(), times).await
+        }
+        Command::Busy { rate, seconds } => {
+            println!("busy: {rate} outcomes a second for {seconds} s");
+            scenario::busy(rate, seconds).await
+        }
+        Command::Stopped { seconds } => {
+            println!("stopped: every node, for {seconds} s");
+            scenario::stopped(seconds).await
+        }
+        Command::Replicas { .. } => anyhow::bail!("it was begun before"),
     }
 }
 

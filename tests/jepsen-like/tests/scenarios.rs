@@ -108,3 +108,18 @@ async fn a_wrong_wall_clock_moves_no_timer() {
     }
     holds(|| scenario::faketime(scenario::Machine::Busy)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_of_clients_agrees() {
+    holds(|| scenario::fleet(60, 2, 5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_outcomes_are_few_batches_and_each_counts_once() {
+    holds(|| scenario::busy(100_000, 10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_every_node_stopped_decisions_go_on() {
+    holds(|| scenario::stopped(5)).await;
+}

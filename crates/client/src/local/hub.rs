@@ -23,6 +23,8 @@ pub(crate) struct Hub {
     pub(crate) counters: Counters,
     /// Since a message told a time.
     clock: Mutex<Option<Clock>>,
+    /// The newest event that is known, or known not to matter.
+    seen: AtomicU64,
 }
 
 /// Outcomes, by what became of them.
@@ -48,7 +50,24 @@ impl Hub {
             something_urgent: Notify::new(),
             counters: Counters::default(),
             clock: Mutex::new(None),
+            seen: AtomicU64::new(0),
         }
+    }
+
+    /// Everything up to this revision is known.
+    pub(crate) fn saw(&self, revision: u64) {
+        self.seen.fetch_max(revision, Ordering::Release);
+    }
+
+    /// Up to which revision everything is known.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    /// What was known was another cluster's.
+    pub(crate) fn forget(&self) {
+        self.seen.store(0, Ordering::Release);
+        *self.clock.lock() = None;
     }
 
     /// A message of this cluster time came.

@@ -48,11 +48,15 @@ pub(crate) use self::view::Clock;
 use self::view::View;
 use self::word::{Tag, Word};
 use crate::call::Rejection;
+use crate::circuit::Register;
 use crate::reach::OnUnreachable;
 use crate::report::Item;
 
-/// After the cluster had no permit to give, it is not asked again for so long: else each call of a busy replica would be one to it.
+/// After the cluster had no permit to give, it is not asked again for so long: else each call of a busy replica would be one to it. Twice as long after
+/// each further refusal of a generation, up to [`ASK_AGAIN_AFTER_AT_MOST`]: a thousand replicas that wait for one probe must not keep the cluster
+/// busy. When the circuit changes its state, or a probe's place becomes free, its event says so, and they begin anew.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+const ASK_AGAIN_AFTER_AT_MOST: Duration = Duration::from_secs(1);
 
 /// One circuit, as this process has it.
 #[derive(Debug)]
@@ -81,6 +85,12 @@ struct Inner {
     /// A failure of ours came after our last success of this generation.
     fails: bool,
     not_before: Option<Instant>,
+    /// How often the cluster had no permit to give since the last news.
+    refusals: u32,
+    /// How this program has registered the circuit, unless somebody has unregistered it since.
+    registration: Option<Arc<Register>>,
+    /// The program has said, once, how it would register the circuit.
+    is_offered: bool,
 }
 
 /// Whether a call may be made, as far as this process knows.
@@ -124,6 +134,11 @@ impl Local {
         self.view.load().state
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_told(&self) -> bool {
+        self.word().tag() != Tag::Unknown
+    }
+
     #[inline]
     pub(crate) fn word(&self) -> Word {
         Word::from_bits(self.word.load(Ordering::Acquire))
@@ -139,6 +154,13 @@ impl Local {
             return Verdict::Pass(Ticket::plain(word));
         }
         self.decide_otherwise(word)
+    }
+
+    /// A ticket, if nobody has to be asked for it.
+    #[inline]
+    pub(crate) fn pass(&self) -> Option<Ticket> {
+        let word = self.word();
+        word.is_closed().then(|| Ticket::plain(word))
     }
 
     #[cold]
@@ -219,9 +241,16 @@ impl Local {
     /// Counts a rejection that the cluster decided.
     pub(crate) fn was_rejected(&self, admission: &Admission) {
         self.shards.add(Count::Rejected);
-        let wait = admission.retry_after_ms.map(Duration::from_millis);
-        let wait = wait.unwrap_or(ASK_AGAIN_AFTER).min(ASK_AGAIN_AFTER);
-        self.inner.lock().not_before = Some(Instant::now() + wait);
+        let mut inner = self.inner.lock();
+        let doubled = ASK_AGAIN_AFTER.saturating_mul(1 << inner.refusals.min(16));
+        let place_free_in = admission
+            .retry_after_ms
+            .map_or(ASK_AGAIN_AFTER_AT_MOST, Duration::from_millis);
+        let wait = doubled.min(ASK_AGAIN_AFTER_AT_MOST).min(place_free_in);
+        // Replicas that were refused together do not come again together.
+        let wait = wait.mul_f64(rand::random_range(0.75..1.25));
+        inner.refusals += 1;
+        inner.not_before = Some(Instant::now() + wait);
     }
 
     /// A place among those who ask the cluster for a permit: not more at once than there are permits, and not at once after it had none.
@@ -397,12 +426,23 @@ impl Local {
         self.set(&mut inner, view);
     }
 
+    /// What is known is another cluster's: whatever comes next is newer. Until then it decides.
+    pub(crate) fn forget(&self) {
+        let _inner = self.inner.lock();
+        let mut view = View::clone(&self.view.load());
+        (view.revision, view.generation) = (0, 0);
+        self.view.store(Arc::new(view));
+    }
+
     /// Something happened to the circuit.
     pub(crate) fn learn_event(&self, event: &Event, clock: &Clock) {
         let mut inner = self.inner.lock();
         let view = self.view.load();
         if event.revision <= view.revision || event.generation < view.generation {
             return;
+        }
+        if event.kind == EventKind::ConnectionUnregistered {
+            inner.registration = None;
         }
         let gone = matches!(
             event.kind,
@@ -412,7 +452,12 @@ impl Local {
         if gone {
             view.state = None;
         }
+        let (not_before, refusals) = (inner.not_before, inner.refusals);
         self.set(&mut inner, view);
+        if event.kind == EventKind::ProbeGranted {
+            // Somebody has taken a place: no reason to ask for it.
+            (inner.not_before, inner.refusals) = (not_before, refusals);
+        }
     }
 
     /// The policy is another one; what it is was asked for.
@@ -452,6 +497,27 @@ impl Local {
         self.set(&mut inner, view);
     }
 
+    /// This program has registered the circuit so.
+    pub(crate) fn registered(&self, register: Register) {
+        let mut inner = self.inner.lock();
+        inner.registration = Some(Arc::new(register));
+        inner.is_offered = true;
+    }
+
+    /// The program would register the circuit so, if there is none, and if nothing was said about that yet.
+    pub(crate) fn offer(&self, register: impl FnOnce() -> Register) {
+        let mut inner = self.inner.lock();
+        if !inner.is_offered {
+            inner.is_offered = true;
+            inner.registration = Some(Arc::new(register()));
+        }
+    }
+
+    /// How to register the circuit again: this program has registered it, and nobody has unregistered it. It was idle, and cleaned up.
+    pub(crate) fn registration(&self) -> Option<Arc<Register>> {
+        self.inner.lock().registration.clone()
+    }
+
     /// The cluster is out of reach from now on.
     pub(crate) fn go_alone(&self) {
         let mut inner = self.inner.lock();
@@ -465,7 +531,7 @@ impl Local {
         let before = self.word();
         self.fold(&mut inner.ledger, before);
         inner.breaker = None;
-        inner.not_before = None;
+        (inner.not_before, inner.refusals) = (None, 0);
         let tag = match view.state {
             None => Tag::Missing,
             Some(StateName::Closed) => Tag::Closed,
@@ -764,6 +830,64 @@ mod tests {
             (rejection.reason.as_deref(), rejection.retry_after),
             (Some("why"), None)
         );
+    }
+
+    #[test]
+    fn what_another_cluster_says_is_news() {
+        let local = closed(9, 90);
+        local.forget();
+        assert!(
+            matches!(local.decide(), Verdict::Pass(_)),
+            "until it says something"
+        );
+        local.learn(&status(StateName::Open, 2, 3), &clock());
+        assert_eq!((local.word().tag(), local.word().generation()), (Tag::Open, 2));
+        local.learn_event(
+            &event(EventKind::CircuitReset, StateName::Closed, 3, 4, 0),
+            &clock(),
+        );
+        assert_eq!((local.word().tag(), local.word().generation()), (Tag::Closed, 3));
+    }
+
+    #[test]
+    fn after_each_refusal_it_asks_less_often_and_anew_after_news() {
+        let local = closed(1, 1);
+        local.learn_event(
+            &event(EventKind::CircuitHalfOpened, StateName::HalfOpen, 2, 2, 0),
+            &clock(),
+        );
+        let refused = Admission {
+            admitted: false,
+            state: StateName::HalfOpen,
+            generation: 2,
+            permit: None,
+            retry_after_ms: Some(30_000),
+            reason: None,
+            opened_at: None,
+        };
+        let wait = |local: &Local| {
+            let before = local.inner.lock().not_before;
+            before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
+        };
+        assert!(local.may_ask().is_some());
+        local.was_rejected(&refused);
+        assert!(local.may_ask().is_none());
+        assert!(wait(&local) <= ASK_AGAIN_AFTER.mul_f64(1.25));
+        for _ in 0..20 {
+            local.was_rejected(&refused);
+        }
+        assert!(wait(&local) > ASK_AGAIN_AFTER_AT_MOST / 2 && wait(&local) < ASK_AGAIN_AFTER_AT_MOST * 2);
+        // Somebody else has it, and then it is free.
+        local.learn_event(
+            &event(EventKind::ProbeGranted, StateName::HalfOpen, 2, 3, 0),
+            &clock(),
+        );
+        assert!(local.may_ask().is_none());
+        local.learn_event(
+            &event(EventKind::ProbeExpired, StateName::HalfOpen, 2, 4, 0),
+            &clock(),
+        );
+        assert!(local.may_ask().is_some());
     }
 
     #[test]

@@ -95,6 +95,7 @@ impl Events for Api {
                         revision,
                         circuits,
                         time: Some(time),
+                        cluster_id: cluster.to_string(),
                     }),
                 ),
             };

@@ -12,9 +12,14 @@
 //! | `sigterm` | G12: a leader that is told to stop hands over |
 //! | `full-disk` | a full disk costs no acknowledged report, no client an error, and mends by itself |
 //! | `membership` | nodes come and go; one that lost its data is refused |
+//! | `fleet` | a thousand clients all reject soon after the deciding failure; G6: as many pass half-open as there are probes |
+//! | `busy` | G3: a million outcomes a second are under a hundred batches, and each counts once though leaders die |
+//! | `stopped` | G11: with every node stopped decisions go on, nobody waits, and nothing is lost |
 
+mod busy;
 mod damage;
 mod faketime;
+mod fleet;
 mod full_disk;
 mod kill_all;
 mod kill_leader;
@@ -24,10 +29,13 @@ mod power;
 mod pulse;
 mod sigterm;
 mod stage;
+mod stopped;
 mod visibility;
 
+pub use busy::busy;
 pub use damage::{Extent, damage};
 pub use faketime::{Machine, faketime, library};
+pub use fleet::{fleet, replicas};
 pub use full_disk::{full_disk, small_disks};
 pub use kill_all::kill_all;
 pub use kill_leader::kill_leader;
@@ -35,4 +43,5 @@ pub use many_due::many_due;
 pub use membership::membership;
 pub use power::power;
 pub use sigterm::sigterm;
+pub use stopped::stopped;
 pub use visibility::visibility;
