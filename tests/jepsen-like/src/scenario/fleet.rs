@@ -39,6 +39,8 @@ enum Sight {
     Rejects,
     /// A client has got a permit of this generation.
     Probe(u64),
+    /// Its call has ended, and it is about to say so.
+    Probed(u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,10 +116,10 @@ pub async fn fleet(clients: usize, processes: usize, times: usize) -> anyhow::Re
         circuit.open(Some(Expiry::Ms(200)), Some("to be probed")).await?;
         let probes = fleet.probes().await?;
         let status = circuit.status().await?;
-        findings.require(probes.len() == PROBES as usize, "G6", || {
+        let (first, most) = passed(&probes);
+        findings.require(first == PROBES && most == PROBES, "G6", || {
             format!(
-                "{} calls passed while half-open, {PROBES} may: {probes:?}",
-                probes.len()
+                "{first} calls passed before one of them had ended, {most} at once; {PROBES} may: {probes:?}"
             )
         });
         findings.require(status.state == StateName::Closed, "G6", || {
@@ -126,7 +128,9 @@ pub async fn fleet(clients: usize, processes: usize, times: usize) -> anyhow::Re
     }
     findings.checked(
         "G6",
-        format!("of {clients} clients that all make calls, exactly {PROBES} passed while half-open"),
+        format!(
+            "of {clients} clients that all make calls, exactly {PROBES} were let pass at once while half-open"
+        ),
     );
     fleet.stop().await?;
     Ok(findings)
@@ -200,8 +204,8 @@ impl Fleet {
         Ok(when.into_iter().flatten().collect())
     }
 
-    /// Until all calls pass again: who got a permit meanwhile, and of which generation.
-    async fn probes(&mut self) -> anyhow::Result<Vec<(usize, u64)>> {
+    /// Until all calls pass again: the probes that began and ended meanwhile.
+    async fn probes(&mut self) -> anyhow::Result<Vec<Seen>> {
         let deadline = Instant::now() + PATIENCE;
         let mut probes = Vec::new();
         let mut rejected = vec![false; self.clients];
@@ -211,7 +215,7 @@ impl Fleet {
             let seen = self.next(deadline, &what).await?;
             match seen.sight {
                 Sight::Rejects => rejected[seen.client] = true,
-                Sight::Probe(generation) => probes.push((seen.client, generation)),
+                Sight::Probe(_) | Sight::Probed(_) => probes.push(seen),
                 Sight::Passes if std::mem::take(&mut rejected[seen.client]) => passing += 1,
                 Sight::Passes => {}
             }
@@ -253,6 +257,24 @@ fn now() -> anyhow::Result<Micros> {
     Ok(u64::try_from(time.tv_sec())? * 1_000_000 + u64::try_from(time.tv_nsec())? / 1000)
 }
 
+/// How many probes began before one ended, and how many were out at once at most.
+fn passed(probes: &[Seen]) -> (u32, u32) {
+    let mut probes = probes.to_vec();
+    probes.sort_by_key(|seen| seen.at);
+    let begins = |seen: &&Seen| matches!(seen.sight, Sight::Probe(_));
+    let first = probes.iter().take_while(begins).count();
+    let (mut out, mut most) = (0_u32, 0);
+    for seen in &probes {
+        if matches!(seen.sight, Sight::Probe(_)) {
+            out += 1;
+            most = most.max(out);
+        } else {
+            out = out.saturating_sub(1);
+        }
+    }
+    (u32::try_from(first).unwrap_or(u32::MAX), most)
+}
+
 fn parse(line: &str) -> Option<Seen> {
     let mut words = line.split(' ');
     let client = words.next()?.parse().ok()?;
@@ -261,6 +283,7 @@ fn parse(line: &str) -> Option<Seen> {
         "passes" => Sight::Passes,
         "rejects" => Sight::Rejects,
         "probe" => Sight::Probe(words.next()?.parse().ok()?),
+        "probed" => Sight::Probed(words.next()?.parse().ok()?),
         _ => return None,
     };
     Some(Seen { client, at, sight })
@@ -316,9 +339,15 @@ async fn replica(number: usize, circuit: Circuit, lines: mpsc::Sender<String>) -
             Decision::Reject(_) => Sight::Rejects,
             Decision::Ask => match circuit.try_acquire().await {
                 Ok(permit) if permit.is_probe() => {
-                    let line = format!("{number} {} probe {}\n", now()?, permit.generation());
-                    lines.send(line).await?;
+                    let generation = permit.generation();
+                    lines
+                        .send(format!("{number} {} probe {generation}\n", now()?))
+                        .await?;
                     tokio::time::sleep(PROBE_TAKES).await;
+                    // Said before: so what is seen of a probe is within the life of its permit.
+                    lines
+                        .send(format!("{number} {} probed {generation}\n", now()?))
+                        .await?;
                     permit.success();
                     continue;
                 }
@@ -354,7 +383,36 @@ mod tests {
         let seen = parse("17 123456 probe 4").unwrap();
         assert_eq!((seen.client, seen.at, seen.sight), (17, 123_456, Sight::Probe(4)));
         assert_eq!(parse("3 9 rejects").map(|seen| seen.sight), Some(Sight::Rejects));
+        assert_eq!(
+            parse("3 9 probed 2").map(|seen| seen.sight),
+            Some(Sight::Probed(2))
+        );
         assert!(parse("client 3: no").is_none());
         assert!(parse("3 9 probe").is_none());
+    }
+
+    #[test]
+    fn probes_are_counted_while_they_are_out() {
+        let seen = |client, at, sight| Seen { client, at, sight };
+        let (begins, ends) = (Sight::Probe(2), Sight::Probed(2));
+        let three = [
+            (0, 10, begins),
+            (1, 11, begins),
+            (2, 12, begins),
+            (0, 20, ends),
+            (3, 21, begins),
+            (1, 30, ends),
+        ];
+        let of = |all: &[(usize, Micros, Sight)]| {
+            let all: Vec<_> = all
+                .iter()
+                .map(|(client, at, sight)| seen(*client, *at, *sight))
+                .collect();
+            passed(&all)
+        };
+        assert_eq!(of(&three), (3, 3));
+        let four = [&three[..4], &[(3, 19, begins), (1, 30, ends)]].concat();
+        assert_eq!(of(&four), (4, 4));
+        assert_eq!(of(&three[..2]), (2, 2));
     }
 }
