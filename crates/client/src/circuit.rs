@@ -1,7 +1,9 @@
 //! A handle on one circuit.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
 use brama_core::circuit::StateName;
 use brama_core::command::{IfExists, PermitId};
@@ -12,6 +14,8 @@ use brama_core::report::Outcome;
 use brama_core::{CircuitName, Metadata, Name};
 use brama_proto::convert::metadata_message;
 use brama_proto::v1;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::call::{Asked, CallError, Classified, Rejection};
@@ -45,6 +49,42 @@ pub enum Decision<'a> {
     Reject(Rejection),
     /// The cluster has to be asked, or has not told yet: [`Circuit::try_acquire`] does that and waits.
     Ask,
+}
+
+/// The future of [`Circuit::try_acquire`]: it decides when it is polled.
+///
+/// Small, and without what asking takes: nearly every call is decided without.
+#[must_use = "a future does nothing until it is awaited"]
+pub struct TryAcquire<'a> {
+    circuit: &'a Circuit,
+    asking: Option<BoxFuture<'a, Result<Permit<'a>, CallError<Infallible>>>>,
+}
+
+impl<'a> Future for TryAcquire<'a> {
+    type Output = Result<Permit<'a>, CallError<Infallible>>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.asking.is_none() {
+            match self.circuit.decide() {
+                Decision::Pass(permit) => return Poll::Ready(Ok(permit)),
+                Decision::Reject(rejection) => return Poll::Ready(Err(rejection.into())),
+                Decision::Ask => {}
+            }
+        }
+        let circuit = self.circuit;
+        self.asking
+            .get_or_insert_with(|| circuit.ask().boxed())
+            .poll_unpin(context)
+    }
+}
+
+impl std::fmt::Debug for TryAcquire<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TryAcquire")
+            .field("circuit", &self.circuit.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What to register; see [`Circuit::register_with`].
@@ -132,31 +172,23 @@ impl Circuit {
     /// allocates nothing (from the second time on).
     #[inline]
     pub fn decide(&self) -> Decision<'_> {
-        match self.local.get() {
-            Some(local) => match local.decide() {
-                Verdict::Pass(ticket) => Decision::Pass(Permit::new(local, ticket)),
-                other => Self::decide_otherwise(other),
-            },
-            None => self.decide_first(),
+        if let Some(local) = self.local.get()
+            && let Some(word) = local.closed()
+        {
+            return Decision::Pass(Permit::plain(local, word));
         }
+        self.decide_otherwise()
     }
 
     #[cold]
-    fn decide_otherwise(verdict: Verdict) -> Decision<'static> {
-        match verdict {
+    fn decide_otherwise(&self) -> Decision<'_> {
+        let Ok(local) = self.local() else {
+            return Decision::Ask;
+        };
+        match local.decide() {
+            Verdict::Pass(ticket) => Decision::Pass(Permit::new(local, ticket)),
             Verdict::Reject(rejection) => Decision::Reject(rejection),
-            _ => Decision::Ask,
-        }
-    }
-
-    #[cold]
-    fn decide_first(&self) -> Decision<'_> {
-        match self.local() {
-            Ok(local) => match local.decide() {
-                Verdict::Pass(ticket) => Decision::Pass(Permit::new(local, ticket)),
-                other => Self::decide_otherwise(other),
-            },
-            Err(_) => Decision::Ask,
+            Verdict::AskPermit | Verdict::Wait | Verdict::Missing => Decision::Ask,
         }
     }
 
@@ -173,16 +205,17 @@ impl Circuit {
     /// [`CallError::Rejected`]; [`CallError::Cluster`] with [`Error::NotFound`] when there is no such circuit, with [`Error::InvalidArgument`]
     /// when there cannot be. Never [`CallError::Inner`].
     #[inline]
-    pub async fn try_acquire(&self) -> Result<Permit<'_>, CallError<Infallible>> {
-        match self.decide() {
-            Decision::Pass(permit) => Ok(permit),
-            Decision::Reject(rejection) => Err(rejection.into()),
-            Decision::Ask => {
-                let local = self.local().map_err(CallError::Cluster)?;
-                let ticket = ask(&self.client, local).await?;
-                Ok(Permit::new(local, ticket))
-            }
+    pub fn try_acquire(&self) -> TryAcquire<'_> {
+        TryAcquire {
+            circuit: self,
+            asking: None,
         }
+    }
+
+    async fn ask(&self) -> Result<Permit<'_>, CallError<Infallible>> {
+        let local = self.local().map_err(CallError::Cluster)?;
+        let ticket = ask(&self.client, local).await?;
+        Ok(Permit::new(local, ticket))
     }
 
     /// As [`Circuit::try_acquire`], for a call that goes elsewhere.

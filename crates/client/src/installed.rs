@@ -13,6 +13,7 @@ use crate::call::{CallError, Classified, NotMade};
 use crate::circuit::Register;
 use crate::client::Client;
 use crate::error::Error;
+use crate::local::ticket::Ticket;
 use crate::permit::OwnedPermit;
 
 static INSTALLED: LazyLock<ArcSwapOption<Installed>> = LazyLock::new(ArcSwapOption::empty);
@@ -166,8 +167,8 @@ fn find(
         }
     };
     let local = client.local_of(scope, identifier).map_err(CallError::Cluster)?;
-    Ok(match local.pass() {
-        Some(ticket) => Found::Passed(OwnedPermit::new(local, ticket)),
+    Ok(match local.closed() {
+        Some(word) => Found::Passed(OwnedPermit::new(local, Ticket::plain(word))),
         None => {
             local.offer(|| Register::from(policy()));
             Found::Undecided(client.handle_on(local))

@@ -71,7 +71,7 @@ pub use brama_core::{CircuitName, ClusterTime, Metadata, Name, Summary};
 
 pub use crate::builder::ClientBuilder;
 pub use crate::call::{CallError, Classified, NotMade, Rejection};
-pub use crate::circuit::{Circuit, Configure, Decision, Register, Registered};
+pub use crate::circuit::{Circuit, Configure, Decision, Register, Registered, TryAcquire};
 pub use crate::client::{Client, Config, Consistency, List, Page};
 pub use crate::error::Error;
 #[cfg(feature = "macros")]

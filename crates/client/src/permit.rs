@@ -8,6 +8,7 @@ use brama_core::CircuitName;
 use crate::call::Classified;
 use crate::local::Local;
 use crate::local::ticket::{Kind, Ticket};
+use crate::local::word::Word;
 use crate::report::fitting_reason;
 
 /// Leave to make one call. It remembers the generation at which it was given, so that a late answer decides nothing.
@@ -17,8 +18,11 @@ use crate::report::fitting_reason;
 #[derive(Debug)]
 #[must_use = "dropped, it counts as ignored"]
 pub struct Permit<'a> {
-    local: &'a Arc<Local>,
-    ticket: Ticket,
+    local: &'a Local,
+    /// When it was given, without the flag.
+    word: Word,
+    /// Not plain. In a box, so that a permit of a closed circuit is three words.
+    kind: Option<Box<Kind>>,
 }
 
 /// A [`Permit`] that lives on its own.
@@ -31,22 +35,56 @@ pub struct OwnedPermit {
 }
 
 impl<'a> Permit<'a> {
+    pub(crate) fn new(local: &'a Local, ticket: Ticket) -> Self {
+        let kind = match ticket.kind {
+            Kind::Plain => None,
+            kind => Some(Box::new(kind)),
+        };
+        Self {
+            local,
+            word: ticket.word,
+            kind,
+        }
+    }
+
+    /// Of a closed circuit.
     #[inline]
-    pub(crate) fn new(local: &'a Arc<Local>, ticket: Ticket) -> Self {
-        Self { local, ticket }
+    pub(crate) fn plain(local: &'a Local, word: Word) -> Self {
+        Self {
+            local,
+            word,
+            kind: None,
+        }
     }
 
     /// The dependency works. Wait-free and without allocation, unless the circuit holds failures or has moved on.
     #[inline]
     pub fn success(self) {
-        let this = ManuallyDrop::new(self);
-        this.local.success(this.ticket);
+        if self.local.count_success(self.word) {
+            // Of a closed circuit: so it has no box to be freed.
+            std::mem::forget(self);
+        } else {
+            self.success_in_order();
+        }
+    }
+
+    #[cold]
+    fn success_in_order(self) {
+        let (local, ticket) = self.end();
+        local.success(ticket);
     }
 
     /// The dependency does not work. The reason is cut at 1 KiB; an empty one is none.
     pub fn failure(self, reason: impl AsRef<str>) {
-        let this = ManuallyDrop::new(self);
-        this.local.failure(this.ticket, reason_of(reason.as_ref()));
+        let (local, ticket) = self.end();
+        local.failure(ticket, reason_of(reason.as_ref()));
+    }
+
+    /// Without the count that dropping it would be.
+    fn end(self) -> (&'a Local, Ticket) {
+        let mut this = ManuallyDrop::new(self);
+        let kind = this.kind.take();
+        (this.local, ticket(this.word, kind))
     }
 
     /// Neither: the call says nothing about the dependency.
@@ -63,24 +101,24 @@ impl<'a> Permit<'a> {
 
     /// Whether the call is a probe of a half-open circuit.
     pub fn is_probe(&self) -> bool {
-        is_probe(&self.ticket)
+        self.kind.as_deref().is_some_and(is_probe)
     }
 
     /// The generation at which it was given; 0: the cluster has not told one yet.
     pub fn generation(&self) -> u64 {
-        self.ticket.word.generation()
+        self.word.generation()
     }
 
     /// The same permit, to be taken elsewhere.
     pub fn into_owned(self) -> OwnedPermit {
-        let this = ManuallyDrop::new(self);
-        OwnedPermit::new(this.local.clone(), this.ticket)
+        let (local, ticket) = self.end();
+        OwnedPermit::new(local.me(), ticket)
     }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.local.ignored(self.ticket);
+        self.local.ignored(ticket(self.word, self.kind.take()));
     }
 }
 
@@ -122,7 +160,7 @@ impl OwnedPermit {
 
     /// As [`Permit::is_probe`].
     pub fn is_probe(&self) -> bool {
-        self.ticket.as_ref().is_some_and(is_probe)
+        self.ticket.as_ref().is_some_and(|ticket| is_probe(&ticket.kind))
     }
 
     /// As [`Permit::generation`].
@@ -145,8 +183,15 @@ impl Drop for OwnedPermit {
     }
 }
 
-fn is_probe(ticket: &Ticket) -> bool {
-    match ticket.kind {
+fn ticket(word: Word, kind: Option<Box<Kind>>) -> Ticket {
+    Ticket {
+        word,
+        kind: kind.map_or(Kind::Plain, |kind| *kind),
+    }
+}
+
+fn is_probe(kind: &Kind) -> bool {
+    match kind {
         Kind::Plain => false,
         Kind::Probe(_) => true,
         Kind::Alone { permit, .. } => permit.is_some(),

@@ -156,11 +156,19 @@ impl Local {
         self.decide_otherwise(word)
     }
 
-    /// A ticket, if nobody has to be asked for it.
+    /// The word of a ticket, if the circuit is closed.
     #[inline]
-    pub(crate) fn pass(&self) -> Option<Ticket> {
+    pub(crate) fn closed(&self) -> Option<Word> {
         let word = self.word();
-        word.is_closed().then(|| Ticket::plain(word))
+        word.is_closed().then(|| word.holding_failures(false))
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn me(&self) -> Arc<Self> {
+        // It is there, and only ever made in an `Arc`.
+        self.me
+            .upgrade()
+            .unwrap_or_else(|| unreachable!("it lives while it is borrowed"))
     }
 
     #[cold]
@@ -280,12 +288,20 @@ impl Local {
     /// Wait-free and without allocation while the circuit is closed and holds no failures.
     #[inline]
     pub(crate) fn success(&self, ticket: Ticket) {
-        // The word of the ticket is without the flag, and the kind is plain: so this is closed, the same generation, no failures held.
-        if self.word() == ticket.word && ticket.word.is_closed() {
-            self.shards.add(Count::Success);
-        } else {
+        if !self.count_success(ticket.word) {
             self.success_in_order(ticket);
         }
+    }
+
+    /// Counts a success if it changes nothing. `word`: of its ticket.
+    #[inline]
+    pub(crate) fn count_success(&self, word: Word) -> bool {
+        // The word of a ticket is without the flag, and one that is closed is plain: so this is closed, the same generation, no failures held.
+        let changes_nothing = self.word() == word && word.is_closed();
+        if changes_nothing {
+            self.shards.add(Count::Success);
+        }
+        changes_nothing
     }
 
     #[cold]

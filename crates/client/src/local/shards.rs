@@ -28,7 +28,10 @@ pub(crate) type Counts = [u64; 3];
 /// The counts of one circuit.
 #[derive(Debug)]
 pub(crate) struct Shards {
-    places: Box<[CachePadded<Place>]>,
+    /// One a thread.
+    own: Box<[CachePadded<Place>]>,
+    /// For all other threads.
+    shared: Box<[CachePadded<Place>]>,
 }
 
 #[derive(Debug, Default)]
@@ -42,9 +45,10 @@ static OWN: LazyLock<usize> = LazyLock::new(|| {
 
 impl Shards {
     pub(crate) fn new() -> Self {
-        let own = *OWN;
+        let places = |count| (0..count).map(|_| CachePadded::default()).collect();
         Self {
-            places: (0..own + own / 4).map(|_| CachePadded::default()).collect(),
+            own: places(*OWN),
+            shared: places(*OWN / 4),
         }
     }
 
@@ -52,14 +56,18 @@ impl Shards {
     #[inline]
     pub(crate) fn add(&self, count: Count) {
         let number = number();
-        let own = self.places.len() * 4 / 5;
-        if number < own
-            && let Some(place) = self.places.get(number)
-        {
+        if let Some(place) = self.own.get(number) {
             // Nobody else writes here: see `Number`.
             let count = &place.0[count as usize];
             count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        } else if let Some(place) = self.places.get(own + number % (self.places.len() - own)) {
+        } else {
+            self.add_shared(number, count);
+        }
+    }
+
+    #[cold]
+    fn add_shared(&self, number: usize, count: Count) {
+        if let Some(place) = self.shared.get(number % self.shared.len()) {
             place.0[count as usize].fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -67,7 +75,7 @@ impl Shards {
     /// What was added since `taken` was last given here.
     pub(crate) fn take(&self, taken: &mut Counts) -> Counts {
         let mut all = Counts::default();
-        for place in &self.places {
+        for place in self.own.iter().chain(&self.shared) {
             for (sum, count) in all.iter_mut().zip(&place.0) {
                 *sum += count.load(Ordering::Relaxed);
             }
@@ -152,7 +160,7 @@ mod tests {
         const ROUNDS: u64 = 6;
         const EACH: u64 = 2000;
         let shards = Arc::new(Shards::new());
-        let threads = 2 * shards.places.len() as u64;
+        let threads = 2 * (shards.own.len() + shards.shared.len()) as u64;
         let mut taken = Counts::default();
         let mut sum = Counts::default();
         let mut read = |shards: &Shards, taken: &mut Counts| {
