@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use brama_client::{Circuit, Client, Decision, Policy};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
-use futures::FutureExt;
+use failsafe::backoff;
+use failsafe::failure_policy::consecutive_failures;
 use recloser::Recloser;
 use support::Cluster;
 use tower::{Layer, Service, service_fn};
@@ -57,19 +58,20 @@ fn ours() -> Ours {
     }
 }
 
-/// Measures `work` on one thread, and on two at once that share it.
-fn alone_and_shared(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, work: impl Fn() + Sync) {
-    group.bench_function(format!("{name}/alone"), |bencher| bencher.iter(&work));
+/// Measures so many calls on one thread, and as many on each of two that share what is called.
+fn alone_and_shared(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, calls: impl Fn(u64) + Sync) {
+    let measure = |iterations| {
+        let began = Instant::now();
+        calls(iterations);
+        began.elapsed()
+    };
+    group.bench_function(format!("{name}/alone"), |bencher| bencher.iter_custom(measure));
     group.bench_function(format!("{name}/two threads"), |bencher| {
         bencher.iter_custom(|iterations| {
             let barrier = Barrier::new(2);
             let measure = || {
                 barrier.wait();
-                let began = Instant::now();
-                for _ in 0..iterations {
-                    work();
-                }
-                began.elapsed()
+                measure(iterations)
             };
             std::thread::scope(|scope| {
                 let other = scope.spawn(measure);
@@ -80,50 +82,67 @@ fn alone_and_shared(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, work: 
     });
 }
 
+/// One call after the other.
+fn each(call: impl Fn() + Sync) -> impl Fn(u64) + Sync {
+    move |iterations| {
+        for _ in 0..iterations {
+            call();
+        }
+    }
+}
+
 fn closed(criterion: &mut Criterion) {
     let ours = ours();
     let mut group = criterion.benchmark_group("closed");
 
-    alone_and_shared(&mut group, "brama decide", || match ours.circuit.decide() {
+    let decide = each(|| match ours.circuit.decide() {
         Decision::Pass(permit) => permit.success(),
         other => panic!("{other:?}"),
     });
-    alone_and_shared(&mut group, "brama try_acquire", || {
-        let permit = ours.circuit.try_acquire().now_or_never().unwrap();
-        permit.unwrap().success();
+    alone_and_shared(&mut group, "brama decide", decide);
+    // As in an async function.
+    alone_and_shared(&mut group, "brama try_acquire", |iterations| {
+        futures::executor::block_on(async {
+            for _ in 0..iterations {
+                ours.circuit.try_acquire().await.unwrap().success();
+            }
+        });
     });
-    alone_and_shared(&mut group, "brama by name", || {
-        let permit = ours
-            .client
-            .try_acquire_named(black_box("service-777"))
-            .now_or_never();
-        permit.unwrap().unwrap().success();
+    alone_and_shared(&mut group, "brama by name", |iterations| {
+        futures::executor::block_on(async {
+            for _ in 0..iterations {
+                let permit = ours.client.try_acquire_named(black_box("service-777")).await;
+                permit.unwrap().success();
+            }
+        });
     });
 
-    let failsafe = failsafe::Config::new().build();
-    alone_and_shared(&mut group, "failsafe", || {
+    // Its cheaper policy: the other one keeps a rate.
+    let policy = consecutive_failures(5, backoff::constant(Duration::from_secs(60)));
+    let failsafe = failsafe::Config::new().failure_policy(policy).build();
+    let calls = each(|| {
         assert!(failsafe.is_call_permitted());
         failsafe.on_success();
     });
+    alone_and_shared(&mut group, "failsafe", calls);
 
     let recloser = Recloser::default();
-    alone_and_shared(&mut group, "recloser", || {
+    let calls = each(|| {
         recloser.call(|| Ok::<u32, ()>(black_box(1))).unwrap();
     });
+    alone_and_shared(&mut group, "recloser", calls);
 
     let _runtime = ours.runtime.enter();
     let layer = CircuitBreakerLayer::builder().build().unwrap();
     let service = layer.layer(service_fn(|(): ()| async { Ok::<_, String>(()) }));
-    alone_and_shared(&mut group, "tower-resilience", || {
-        futures::executor::block_on(service.clone().call(())).unwrap();
-    });
+    let calls = each(|| futures::executor::block_on(service.clone().call(())).unwrap());
+    alone_and_shared(&mut group, "tower-resilience", calls);
     // The same shape of call, for comparison with it.
     let guarded = ours
         .circuit
         .wrap(service_fn(|(): ()| async { Ok::<_, String>(()) }));
-    alone_and_shared(&mut group, "brama tower", || {
-        futures::executor::block_on(guarded.clone().call(())).unwrap();
-    });
+    let calls = each(|| futures::executor::block_on(guarded.clone().call(())).unwrap());
+    alone_and_shared(&mut group, "brama tower", calls);
     group.finish();
 }
 

@@ -64,7 +64,21 @@ impl<'a> Future for TryAcquire<'a> {
     type Output = Result<Permit<'a>, CallError<Infallible>>;
 
     #[inline]
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.asking.is_none()
+            && let Some(permit) = self.circuit.permit_of_closed()
+        {
+            return Poll::Ready(Ok(permit));
+        }
+        self.poll_otherwise(context)
+    }
+}
+
+impl<'a> TryAcquire<'a> {
+    // Apart, so that the way of nearly every call is short enough to become a part of its caller.
+    #[cold]
+    #[inline(never)]
+    fn poll_otherwise(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         if self.asking.is_none() {
             match self.circuit.decide() {
                 Decision::Pass(permit) => return Poll::Ready(Ok(permit)),
@@ -172,12 +186,16 @@ impl Circuit {
     /// allocates nothing (from the second time on).
     #[inline]
     pub fn decide(&self) -> Decision<'_> {
-        if let Some(local) = self.local.get()
-            && let Some(word) = local.closed()
-        {
-            return Decision::Pass(Permit::plain(local, word));
+        match self.permit_of_closed() {
+            Some(permit) => Decision::Pass(permit),
+            None => self.decide_otherwise(),
         }
-        self.decide_otherwise()
+    }
+
+    #[inline]
+    fn permit_of_closed(&self) -> Option<Permit<'_>> {
+        let local = self.local.get()?;
+        local.closed().map(|word| Permit::plain(local, word))
     }
 
     #[cold]
