@@ -7,11 +7,18 @@ mod support;
 use std::time::{Duration, Instant};
 
 use brama_client::{
-    ClientEvent, Error, EventKind, From, Item, Outcome, Policy, ReportError, StateName, Subscription,
+    Client, ClientEvent, Error, EventKind, From, Item, Outcome, Policy, ReportError, StateName, Subscription,
     WatchItem,
 };
 use futures::StreamExt;
 use support::{Cluster, fragile, within};
+
+/// A client of node 1. Its circuit is registered through node 2, so that there is no watch whose messages could be lost instead of an answer.
+async fn that_does_not_watch(cluster: &Cluster) -> Client {
+    let other = cluster.client(1);
+    other.circuit("payment_api").register(patient()).await.unwrap();
+    cluster.client(0)
+}
 
 fn patient() -> Policy {
     Policy {
@@ -23,14 +30,7 @@ fn patient() -> Policy {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_got_lost_is_asked_for_again_and_counts_once() {
     let cluster = Cluster::start().await;
-    // Registered by another client: this one has no watch, whose messages could be lost instead.
-    cluster
-        .client(0)
-        .circuit("payment_api")
-        .register(patient())
-        .await
-        .unwrap();
-    let client = cluster.client(0);
+    let client = that_does_not_watch(&cluster).await;
     let circuit = client.circuit("payment_api");
     let mut session = client.session();
     let mut lost = 0;
@@ -61,14 +61,7 @@ async fn an_answer_that_got_lost_is_asked_for_again_and_counts_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_repeated_is_told_to_be_unknown() {
     let cluster = Cluster::start().await;
-    // As above; and what watches has gone.
-    cluster
-        .client(0)
-        .circuit("payment_api")
-        .register(patient())
-        .await
-        .unwrap();
-    let client = cluster.client(0);
+    let client = that_does_not_watch(&cluster).await;
     let circuit = client.circuit("payment_api");
     circuit.status().await.unwrap();
     cluster.link(0).lose_an_answer();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use brama_core::command::{ClusterId, Command, PermitId};
 use brama_core::event::{Event, EventName};
 use brama_core::query::ListQuery;
-use brama_core::reply::{BatchReply, ItemReply, Reply};
+use brama_core::reply::{BatchReply, Reply};
 use brama_core::{CircuitName, Refusal, cursor};
 use brama_proto::v1::circuits_server::Circuits;
 use brama_proto::v1::events_server::Events;
@@ -18,9 +18,6 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::world::World;
 use crate::wire;
-
-/// Circuits in one answer.
-const PAGE: usize = 1000;
 
 /// A node, as far as a client sees it.
 #[derive(Clone, Debug)]
@@ -68,7 +65,7 @@ impl Services {
         let (Reply::Reported(reply), revision) = self.apply(command)? else {
             return Err(Status::internal("not a report"));
         };
-        let item = reply.items.first().map(item).unwrap_or_default();
+        let item: v1::ReportItemResponse = reply.items.first().map(Into::into).unwrap_or_default();
         if item.result() == v1::ItemResult::NotFound {
             return Err(status(Code::NotFound, "CIRCUIT_NOT_FOUND", "no such circuit"));
         }
@@ -235,7 +232,8 @@ impl Circuits for Services {
             states: convert::states(&message.states).map_err(refused)?,
             identifier_prefix: message.identifier_prefix,
             after: None,
-            limit: PAGE,
+            // All in one page, however long: no token leads to the rest.
+            limit: usize::MAX,
         };
         let circuits = self.world.read(|machine| machine.list(&query));
         Ok(Response::new(v1::ListResponse {
@@ -291,7 +289,7 @@ impl Circuits for Services {
         match self.apply(convert::report(request.into_inner()))? {
             (Reply::Reported(BatchReply { items, .. }), revision) => Ok(Response::new(v1::ReportResponse {
                 header: None,
-                items: items.iter().map(item).collect(),
+                items: items.iter().map(Into::into).collect(),
                 revision,
             })),
             (reply, _) => Err(unexpected(&reply)),
@@ -431,31 +429,6 @@ impl Events for Services {
 fn names(names: &[v1::CircuitName]) -> Result<HashSet<CircuitName>, Status> {
     let names = names.iter().map(|name| convert::circuit_name(Some(name)));
     names.collect::<Result<_, _>>().map_err(refused)
-}
-
-fn item(reply: &ItemReply) -> v1::ReportItemResponse {
-    match *reply {
-        ItemReply::NotFound => v1::ReportItemResponse {
-            result: v1::ItemResult::NotFound.into(),
-            ..Default::default()
-        },
-        ItemReply::Counted {
-            late,
-            state,
-            generation,
-            failure_count,
-        } => v1::ReportItemResponse {
-            result: if late {
-                v1::ItemResult::Late
-            } else {
-                v1::ItemResult::Applied
-            }
-            .into(),
-            state: v1::State::from(state).into(),
-            generation,
-            failure_count,
-        },
-    }
 }
 
 fn refused(refusal: Refusal) -> Status {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use brama_client::{Circuit, Client, Decision, Policy};
 
 use crate::cluster::{Cluster, ClusterOptions, status};
@@ -46,9 +46,10 @@ pub async fn busy(rate: u64, seconds: u64) -> anyhow::Result<Findings> {
     }
     let log_index = async || -> anyhow::Result<u64> {
         let leader = cluster.wait_for_leader(&nodes, PATIENCE).await?;
-        Ok(status(&nodes, leader)
-            .await
-            .map_or(0, |status| status.applied_index))
+        let status = status(&nodes, leader).await;
+        Ok(status
+            .context("the leader does not say where it stands")?
+            .applied_index)
     };
     let before = log_index().await?;
     let end = Arc::new(AtomicBool::new(false));
