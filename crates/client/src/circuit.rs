@@ -51,6 +51,13 @@ pub enum Decision<'a> {
     Ask,
 }
 
+/// A [`Decision`] on the way that is seldom taken. A type of its own, so that on the other one nothing has to lie in memory.
+enum Otherwise<'a> {
+    Pass(Permit<'a>),
+    Reject(Box<Rejection>),
+    Ask,
+}
+
 /// The future of [`Circuit::try_acquire`]: it decides when it is polled.
 ///
 /// Small, and without what asking takes: nearly every call is decided without.
@@ -70,7 +77,9 @@ impl<'a> Future for TryAcquire<'a> {
         {
             return Poll::Ready(Ok(permit));
         }
+        // What it gives lies in memory, so it is of another type: else the permit above would too.
         self.poll_otherwise(context)
+            .map(|answered| answered.map_err(|error| *error))
     }
 }
 
@@ -78,11 +87,14 @@ impl<'a> TryAcquire<'a> {
     // Apart, so that the way of nearly every call is short enough to become a part of its caller.
     #[cold]
     #[inline(never)]
-    fn poll_otherwise(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
+    fn poll_otherwise(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Permit<'a>, Box<CallError<Infallible>>>> {
         if self.asking.is_none() {
             match self.circuit.decide() {
                 Decision::Pass(permit) => return Poll::Ready(Ok(permit)),
-                Decision::Reject(rejection) => return Poll::Ready(Err(rejection.into())),
+                Decision::Reject(rejection) => return Poll::Ready(Err(Box::new(rejection.into()))),
                 Decision::Ask => {}
             }
         }
@@ -90,6 +102,7 @@ impl<'a> TryAcquire<'a> {
         self.asking
             .get_or_insert_with(|| circuit.ask().boxed())
             .poll_unpin(context)
+            .map_err(Box::new)
     }
 }
 
@@ -188,25 +201,30 @@ impl Circuit {
     pub fn decide(&self) -> Decision<'_> {
         match self.permit_of_closed() {
             Some(permit) => Decision::Pass(permit),
-            None => self.decide_otherwise(),
+            None => match self.decide_otherwise() {
+                Otherwise::Pass(permit) => Decision::Pass(permit),
+                Otherwise::Reject(rejection) => Decision::Reject(*rejection),
+                Otherwise::Ask => Decision::Ask,
+            },
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn permit_of_closed(&self) -> Option<Permit<'_>> {
         let local = self.local.get()?;
         local.closed().map(|word| Permit::plain(local, word))
     }
 
     #[cold]
-    fn decide_otherwise(&self) -> Decision<'_> {
+    #[inline(never)]
+    fn decide_otherwise(&self) -> Otherwise<'_> {
         let Ok(local) = self.local() else {
-            return Decision::Ask;
+            return Otherwise::Ask;
         };
         match local.decide() {
-            Verdict::Pass(ticket) => Decision::Pass(Permit::new(local, ticket)),
-            Verdict::Reject(rejection) => Decision::Reject(rejection),
-            Verdict::AskPermit | Verdict::Wait | Verdict::Missing => Decision::Ask,
+            Verdict::Pass(ticket) => Otherwise::Pass(Permit::new(local, ticket)),
+            Verdict::Reject(rejection) => Otherwise::Reject(Box::new(rejection)),
+            Verdict::AskPermit | Verdict::Wait | Verdict::Missing => Otherwise::Ask,
         }
     }
 

@@ -7,7 +7,7 @@ use brama_core::CircuitName;
 
 use crate::call::Classified;
 use crate::local::Local;
-use crate::local::ticket::{Kind, Ticket};
+use crate::local::ticket::Ticket;
 use crate::local::word::Word;
 use crate::report::fitting_reason;
 
@@ -15,14 +15,13 @@ use crate::report::fitting_reason;
 ///
 /// Say how the call ended: [`success`](Permit::success), [`failure`](Permit::failure) or [`ignore`](Permit::ignore). Dropped without a word (a
 /// panic, a cancelled future) it is ignored, and a probe's place is given back at once.
+// Two words, which a processor has in registers: a third one, and each call waits until it is written and read again.
 #[derive(Debug)]
 #[must_use = "dropped, it counts as ignored"]
 pub struct Permit<'a> {
     local: &'a Local,
-    /// When it was given, without the flag.
+    /// Of a closed circuit the word when it was given, without the flag. Else where the ticket lies that the circuit keeps for it.
     word: Word,
-    /// Not plain. In a box, so that a permit of a closed circuit is three words.
-    kind: Option<Box<Kind>>,
 }
 
 /// A [`Permit`] that lives on its own.
@@ -36,32 +35,21 @@ pub struct OwnedPermit {
 
 impl<'a> Permit<'a> {
     pub(crate) fn new(local: &'a Local, ticket: Ticket) -> Self {
-        let kind = match ticket.kind {
-            Kind::Plain => None,
-            kind => Some(Box::new(kind)),
-        };
-        Self {
-            local,
-            word: ticket.word,
-            kind,
-        }
+        let word = local.keep(ticket);
+        Self { local, word }
     }
 
     /// Of a closed circuit.
     #[inline]
     pub(crate) fn plain(local: &'a Local, word: Word) -> Self {
-        Self {
-            local,
-            word,
-            kind: None,
-        }
+        Self { local, word }
     }
 
     /// The dependency works. Wait-free and without allocation, unless the circuit holds failures or has moved on.
     #[inline]
     pub fn success(self) {
         if self.local.count_success(self.word) {
-            // Of a closed circuit: so it has no box to be freed.
+            // Of a closed circuit: so the circuit keeps nothing for it.
             std::mem::forget(self);
         } else {
             self.success_in_order();
@@ -82,9 +70,8 @@ impl<'a> Permit<'a> {
 
     /// Without the count that dropping it would be.
     fn end(self) -> (&'a Local, Ticket) {
-        let mut this = ManuallyDrop::new(self);
-        let kind = this.kind.take();
-        (this.local, ticket(this.word, kind))
+        let this = ManuallyDrop::new(self);
+        (this.local, this.local.kept(this.word))
     }
 
     /// Neither: the call says nothing about the dependency.
@@ -101,12 +88,12 @@ impl<'a> Permit<'a> {
 
     /// Whether the call is a probe of a half-open circuit.
     pub fn is_probe(&self) -> bool {
-        self.kind.as_deref().is_some_and(is_probe)
+        self.local.look_at_kept(self.word).kind.is_probe()
     }
 
     /// The generation at which it was given; 0: the cluster has not told one yet.
     pub fn generation(&self) -> u64 {
-        self.word.generation()
+        self.local.look_at_kept(self.word).word.generation()
     }
 
     /// The same permit, to be taken elsewhere.
@@ -118,7 +105,7 @@ impl<'a> Permit<'a> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.local.ignored(ticket(self.word, self.kind.take()));
+        self.local.ignored(self.local.kept(self.word));
     }
 }
 
@@ -160,7 +147,7 @@ impl OwnedPermit {
 
     /// As [`Permit::is_probe`].
     pub fn is_probe(&self) -> bool {
-        self.ticket.as_ref().is_some_and(|ticket| is_probe(&ticket.kind))
+        self.ticket.as_ref().is_some_and(|ticket| ticket.kind.is_probe())
     }
 
     /// As [`Permit::generation`].
@@ -180,21 +167,6 @@ impl Drop for OwnedPermit {
         if let Some(ticket) = self.ticket.take() {
             self.local.ignored(ticket);
         }
-    }
-}
-
-fn ticket(word: Word, kind: Option<Box<Kind>>) -> Ticket {
-    Ticket {
-        word,
-        kind: kind.map_or(Kind::Plain, |kind| *kind),
-    }
-}
-
-fn is_probe(kind: &Kind) -> bool {
-    match kind {
-        Kind::Plain => false,
-        Kind::Probe(_) => true,
-        Kind::Alone { permit, .. } => permit.is_some(),
     }
 }
 

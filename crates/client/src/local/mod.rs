@@ -37,6 +37,7 @@ use brama_core::reply::{Admission, ItemReply};
 use brama_core::report::{Outcome, Summary};
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
+use slab::Slab;
 use tokio::sync::Notify;
 
 use self::breaker::{Breaker, Effect};
@@ -77,6 +78,8 @@ pub(crate) struct Local {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// Of permits that are out and are not of a closed circuit.
+    tickets: Slab<Ticket>,
     ledger: Ledger,
     /// While the cluster is out of reach, from the first call on.
     breaker: Option<Breaker>,
@@ -161,6 +164,36 @@ impl Local {
     pub(crate) fn closed(&self) -> Option<Word> {
         let word = self.word();
         word.is_closed().then(|| word.holding_failures(false))
+    }
+
+    /// Keeps the ticket of a [`Permit`](crate::Permit), unless it is of a closed circuit: then the word that is given back is all of it.
+    pub(crate) fn keep(&self, ticket: Ticket) -> Word {
+        if matches!(ticket.kind, Kind::Plain) && ticket.word.is_closed() {
+            return ticket.word;
+        }
+        // A number of a place in memory: it has 60 bits.
+        Word::of_ticket(self.inner.lock().tickets.insert(ticket) as u64)
+    }
+
+    /// Gives a ticket back, once.
+    pub(crate) fn kept(&self, word: Word) -> Ticket {
+        self.find_kept(word, |tickets, number| tickets.try_remove(number))
+    }
+
+    /// The same, and goes on keeping it.
+    pub(crate) fn look_at_kept(&self, word: Word) -> Ticket {
+        self.find_kept(word, |tickets, number| tickets.get(number).copied())
+    }
+
+    fn find_kept(&self, word: Word, find: impl FnOnce(&mut Slab<Ticket>, usize) -> Option<Ticket>) -> Ticket {
+        let Some(number) = word.ticket() else {
+            return Ticket::plain(word);
+        };
+        let found = usize::try_from(number)
+            .ok()
+            .and_then(|number| find(&mut self.inner.lock().tickets, number));
+        // Only a permit has the number, and it gives it back when it ends.
+        found.unwrap_or_else(|| unreachable!("a ticket is kept as long as its permit lives"))
     }
 
     /// The same, to be kept.

@@ -29,6 +29,16 @@ pub(crate) enum Kind {
     },
 }
 
+impl Kind {
+    pub(crate) fn is_probe(&self) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Probe(_) => true,
+            Self::Alone { permit, .. } => permit.is_some(),
+        }
+    }
+}
+
 impl Ticket {
     #[inline]
     pub(crate) fn plain(word: Word) -> Self {

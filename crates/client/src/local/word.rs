@@ -44,6 +44,20 @@ impl Word {
         Self(generation << GENERATION_SHIFT | flag | tag as u64)
     }
 
+    /// The number of a ticket that its circuit keeps, in place of a closed circuit's word.
+    pub(crate) const fn of_ticket(number: u64) -> Self {
+        Self::new(Tag::Unknown, number, false)
+    }
+
+    /// What [`Word::of_ticket`] was given; `None`: it is the word of a closed circuit.
+    pub(crate) const fn ticket(self) -> Option<u64> {
+        if self.is_closed() {
+            None
+        } else {
+            Some(self.0 >> GENERATION_SHIFT)
+        }
+    }
+
     pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }

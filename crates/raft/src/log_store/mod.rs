@@ -21,6 +21,7 @@ pub(crate) mod stats;
 
 mod codec;
 mod disk;
+mod pieces;
 mod pressure;
 mod reader;
 mod record;

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use crate::log_store::codec::weight;
 use crate::log_store::errors::LogError;
+use crate::log_store::pieces::Pieces;
 use crate::log_store::record::Record;
 use crate::types::{Entry, LogId, Vote};
 
@@ -20,6 +21,7 @@ pub(super) struct Tail {
     pub(super) committed: Option<LogId>,
     /// The newest entries, without a gap, up to `last`; perhaps none.
     cache: VecDeque<Entry>,
+    pieces: Pieces,
     cache_bytes: usize,
     cache_limit: usize,
     /// Entries before this index are durable as they are now.
@@ -48,6 +50,7 @@ impl Tail {
             vote: record.vote,
             committed: record.committed,
             cache: VecDeque::new(),
+            pieces: Pieces::default(),
             cache_bytes: 0,
             cache_limit,
             durable: record.last.map_or(record.begin, |last| last.index + 1),
@@ -107,7 +110,8 @@ impl Tail {
         }
         self.last = last;
         self.cache_bytes += entries.iter().map(weight).sum::<usize>();
-        self.cache.extend(entries.iter().cloned());
+        let pieces = &mut self.pieces;
+        self.cache.extend(entries.iter().map(|entry| pieces.keep(entry)));
         Ok(())
     }
 
