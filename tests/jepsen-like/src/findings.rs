@@ -79,6 +79,35 @@ impl Findings {
         self.broken.get(guarantee).map_or(0, Vec::len)
     }
 
+    /// What is broken, by guarantee.
+    pub fn all_broken(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+        self.broken
+            .iter()
+            .map(|(guarantee, what)| (*guarantee, what.as_slice()))
+    }
+
+    /// How many broken promises there are, and things that could not be told.
+    pub fn problems(&self) -> usize {
+        self.broken.values().map(Vec::len).sum::<usize>() + self.untold.len()
+    }
+
+    /// What could not be told.
+    pub fn all_untold(&self) -> &[String] {
+        &self.untold
+    }
+
+    /// What was checked, also of guarantees that are broken.
+    pub fn all_checked(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.held
+            .iter()
+            .map(|(guarantee, what)| (*guarantee, what.as_str()))
+    }
+
+    /// The numbers to know: name and value.
+    pub fn all_figures(&self) -> &[(String, String)] {
+        &self.figures
+    }
+
     /// The short form.
     pub fn verdict(&self) -> Verdict {
         if !self.broken.is_empty() {

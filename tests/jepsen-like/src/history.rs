@@ -206,6 +206,8 @@ pub struct History {
     ops: Mutex<Vec<Op>>,
     /// The newest revision that was acknowledged to anybody.
     floor: AtomicU64,
+    /// How many operations were acknowledged.
+    acknowledged: AtomicU64,
 }
 
 impl History {
@@ -215,6 +217,7 @@ impl History {
             clock,
             ops: Mutex::default(),
             floor: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
         }
     }
 
@@ -246,6 +249,9 @@ impl History {
             Outcome::Ok(Answer::Admission { .. }) | Outcome::Refused(_) | Outcome::Unknown(_) => 0,
         };
         self.floor.fetch_max(seen, Ordering::SeqCst);
+        if matches!(outcome, Outcome::Ok(_)) {
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
         let ended = self.clock.now();
         if let Some(op) = self.ops.lock().get_mut(id) {
             op.ended = ended;
@@ -257,6 +263,11 @@ impl History {
     /// The moment, by the clock of the history.
     pub fn now(&self) -> Micros {
         self.clock.now()
+    }
+
+    /// How many operations were acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
     }
 
     /// A copy of all of it.

@@ -40,6 +40,8 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Inner {
     events: BTreeMap<u64, Seen>,
+    /// By revision, when the newest of its deliveries was.
+    last_arrivals: BTreeMap<u64, Micros>,
     subscribers: BTreeMap<u32, Progress>,
     findings: Findings,
 }
@@ -66,6 +68,7 @@ impl Ledger {
             let what = format!("subscriber {subscriber} got revision {got} where {expected} was next");
             inner.findings.broken("G7", what);
         }
+        inner.last_arrivals.insert(event.revision, arrived);
         match inner.events.get(&event.revision) {
             None => {
                 inner.events.insert(event.revision, Seen { event, arrived });
@@ -137,6 +140,16 @@ impl Ledger {
     /// All events so far.
     pub fn events(&self) -> BTreeMap<u64, Seen> {
         self.inner.lock().events.clone()
+    }
+
+    /// When each event had arrived at the last subscriber that got it.
+    pub fn last_arrivals(&self) -> BTreeMap<u64, Micros> {
+        self.inner.lock().last_arrivals.clone()
+    }
+
+    /// How many wrong things there are so far.
+    pub fn problems(&self) -> usize {
+        self.inner.lock().findings.problems()
     }
 
     /// How many events of a kind there are so far.

@@ -28,6 +28,8 @@ pub mod ledger;
 pub mod monitor;
 pub mod nemesis;
 pub mod node;
+pub mod progress;
+pub mod report;
 pub mod rpc;
 pub mod run;
 pub mod scenario;

@@ -1,9 +1,12 @@
 //! `brama-faults`: see the library.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use brama_faults::findings::{Findings, Verdict};
+use brama_faults::progress;
+use brama_faults::report::Folder;
 use brama_faults::run::{Keep, RunOptions, run};
 use brama_faults::scenario;
 use clap::{Args, Parser, Subcommand};
@@ -132,6 +135,9 @@ struct RunArgs {
     /// Keep the folder of a run in which everything held, too
     #[arg(long)]
     keep: bool,
+    /// Where the page about the run is written [default: target/faults/<time>-<seed>/report.html]
+    #[arg(long, value_name = "PATH")]
+    report: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -153,6 +159,7 @@ async fn main() -> ExitCode {
     }
     let outcome = tokio::select! {
         outcome = dispatch(command) => outcome,
+        never = progress::show() => match never {},
         // Dropping what runs kills the processes and removes their folder.
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
@@ -171,9 +178,10 @@ async fn main() -> ExitCode {
 async fn dispatch(command: Command) -> anyhow::Result<Findings> {
     match command {
         Command::Run(args) => {
+            let seed = args.seed.unwrap_or_else(random_seed);
             let options = RunOptions {
                 seconds: args.seconds,
-                seed: args.seed.unwrap_or_else(random_seed),
+                seed,
                 clients: args.clients,
                 small_log: args.small_log,
                 keep: if args.keep {
@@ -181,12 +189,12 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
                 } else {
                     Keep::UnlessItHolds
                 },
+                report: Some(match args.report {
+                    Some(page) => Folder::with_page(page),
+                    None => Folder::of_run(seed)?,
+                }),
             };
-            let small = if options.small_log { " --small-log" } else { "" };
-            println!(
-                "fault run: seed {}; again with: scripts/faults --seconds {} --seed {} --clients {}{small}",
-                options.seed, options.seconds, options.seed, options.clients
-            );
+            println!("fault run: seed {seed}; again with: {}", options.command());
             run(options).await
         }
         Command::KillLeader { times } => {

@@ -110,6 +110,11 @@ impl Monitor {
         }
     }
 
+    /// How many wrong things there are so far.
+    pub fn problems(&self) -> usize {
+        self.inner.lock().findings.problems()
+    }
+
     /// The sum of it.
     pub fn observed(&self) -> Observed {
         let mut inner = self.inner.lock();

@@ -1,5 +1,6 @@
 //! The long random run: faults, clients, subscribers; then everything is mended, and looked at.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +21,11 @@ use crate::history::{History, write_lines};
 use crate::ledger::{Ledger, Progress};
 use crate::monitor::Monitor;
 use crate::nemesis::Nemesis;
+use crate::progress::{self, Now};
+use crate::report::{self, FaultBar, Folder, Keeps, Report};
 use crate::rpc::{Nodes, answer, timed};
 use crate::subscriber::{Subscriber, reread};
-use crate::time::Clock;
+use crate::time::{Clock, Micros};
 use crate::workload::{Client, Mix};
 
 const CIRCUITS: usize = 20;
@@ -32,7 +35,7 @@ const CALM: Duration = Duration::from_secs(4);
 const HEAL: Duration = Duration::from_secs(30);
 
 /// What to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RunOptions {
     /// How long things are broken, in seconds.
     pub seconds: u64,
@@ -44,6 +47,31 @@ pub struct RunOptions {
     pub small_log: bool,
     /// What becomes of the folder with history, events and logs.
     pub keep: Keep,
+    /// Where the page about it is written; `None`: nowhere.
+    pub report: Option<Folder>,
+}
+
+impl RunOptions {
+    /// Does the same again.
+    pub fn command(&self) -> String {
+        let small = if self.small_log { " --small-log" } else { "" };
+        format!(
+            "scripts/faults --seconds {} --seed {} --clients {}{small}",
+            self.seconds, self.seed, self.clients
+        )
+    }
+
+    /// Name and value of each.
+    fn shown(&self) -> Vec<(String, String)> {
+        [
+            ("seconds", self.seconds.to_string()),
+            ("seed", self.seed.to_string()),
+            ("clients", self.clients.to_string()),
+            ("small log", if self.small_log { "yes" } else { "no" }.to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
 }
 
 /// When the folder of a run stays.
@@ -71,16 +99,37 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Findings> {
     .await?;
     let mut run = Run {
         options,
+        began: report::began(),
         clock: Clock::start(),
         cluster: Arc::new(cluster),
         circuits,
     };
     let outcome = run.play().await;
-    let keeps = match outcome.as_ref().map(Findings::verdict) {
-        Ok(Verdict::Holds) => options.keep == Keep::Always,
-        Ok(Verdict::Unknown) => options.keep != Keep::IfBroken,
+    let keep = run.options.keep;
+    let keeps = match outcome.as_ref().map(|(findings, ..)| findings.verdict()) {
+        Ok(Verdict::Holds) => keep == Keep::Always,
+        Ok(Verdict::Unknown) => keep != Keep::IfBroken,
         Ok(Verdict::Broken) | Err(_) => true,
     };
+    if let (Some(folder), Ok((findings, evidence, last_arrivals))) = (&run.options.report, &outcome) {
+        let keeps = if keeps { Keeps::Everything } else { Keeps::ThePage };
+        let report = Report {
+            title: "Fault run".into(),
+            began: run.began.clone(),
+            seed: run.options.seed,
+            command: run.options.command(),
+            options: run.options.shown(),
+            evidence,
+            last_arrivals: last_arrivals.clone(),
+            faults: evidence.faults.iter().map(FaultBar::from).collect(),
+            findings,
+            drawings: Vec::new(),
+            files: folder.take(run.cluster.folder(), keeps)?,
+        };
+        report::write(folder.page(), &report)?;
+        println!("  report: {}", folder.page().display());
+    }
+    let outcome = outcome.map(|(findings, ..)| findings);
     let folder = run.cluster.folder().to_owned();
     if let Some(cluster) = Arc::get_mut(&mut run.cluster)
         && keeps
@@ -111,15 +160,19 @@ fn settings(small_log: bool) -> Vec<Setting> {
     }
 }
 
+/// What was found, on what, and when the last subscriber had each event.
+type Played = (Findings, Evidence, BTreeMap<u64, Micros>);
+
 struct Run {
     options: RunOptions,
+    began: String,
     clock: Clock,
     cluster: Arc<Cluster>,
     circuits: Arc<Circuits>,
 }
 
 impl Run {
-    async fn play(&self) -> anyhow::Result<Findings> {
+    async fn play(&self) -> anyhow::Result<Played> {
         let Self { options, clock, .. } = self;
         let history = Arc::new(History::new(*clock));
         let ledger = Arc::new(Ledger::new(*clock));
@@ -161,6 +214,16 @@ impl Run {
             options.seed,
         );
         let records = nemesis.records();
+        let following = {
+            let (history, ledger, monitor, records) =
+                (history.clone(), ledger.clone(), monitor.clone(), records.clone());
+            progress::follow(Duration::from_secs(options.seconds), move || Now {
+                operations: history.acknowledged(),
+                active: Vec::new(),
+                faults: records.lock().len(),
+                findings: ledger.problems() + monitor.problems(),
+            })
+        };
         let mut breaks = JoinSet::new();
         breaks.spawn(nemesis.run(breaking.clone()));
         tokio::time::sleep(Duration::from_secs(options.seconds)).await;
@@ -169,7 +232,10 @@ impl Run {
             broke?.context("the nemesis could not go on")?;
         }
 
+        drop(following);
+
         // The cluster heals while clients go on; then it comes to rest.
+        progress::step("everything is mended; waiting until the cluster is at rest");
         let mut findings = Findings::default();
         if let Err(error) = self.cluster.wait_until_ready(HEAL).await {
             findings.broken("G12", format!("the mended cluster is not ready: {error:#}"));
@@ -191,6 +257,7 @@ impl Run {
             findings.checked("G8", "every event that was ever seen is on every node, unchanged");
         }
 
+        progress::step("checking what was seen");
         let faults = records.lock().clone();
         let (events, delivered) = ledger.take();
         let observed = monitor.observed();
@@ -227,7 +294,7 @@ impl Run {
         findings.merge(delivered);
         findings.merge(observed.findings);
         findings.merge(check::all(&evidence));
-        Ok(findings)
+        Ok((findings, evidence, ledger.last_arrivals()))
     }
 
     fn subscriber(&self, id: usize, ledger: &Arc<Ledger>) -> anyhow::Result<Subscriber> {

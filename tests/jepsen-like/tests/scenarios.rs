@@ -40,6 +40,7 @@ async fn nothing_is_broken_by_random_faults() {
         clients: 6,
         small_log: false,
         keep: Keep::IfBroken,
+        report: None,
     };
     let findings = run(options).await.unwrap();
     println!("{findings}");
