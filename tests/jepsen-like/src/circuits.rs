@@ -4,6 +4,8 @@ use brama_proto::v1;
 use rand::Rng;
 use serde::Serialize;
 
+use crate::rules::{Lasts, Options};
+
 /// A circuit, by its position in [`Circuits`].
 pub type CircuitIndex = usize;
 
@@ -63,11 +65,12 @@ impl Circuits {
                     max: rng.random_range(1000..4000),
                 }
             };
-            let max_probes = rng.random_range(1..=3);
+            // What is not set is inherited: from the runtime global options, if somebody sets them.
+            let probes = rng.random_bool(0.8).then(|| rng.random_range(1..=3));
             let policy = v1::Policy {
-                max_attempts: Some(rng.random_range(2..=6)),
-                half_open_max_probes: Some(max_probes),
-                half_open_successes: Some(rng.random_range(1..=3)),
+                max_attempts: rng.random_bool(0.8).then(|| rng.random_range(2..=6)),
+                half_open_max_probes: probes,
+                half_open_successes: rng.random_bool(0.8).then(|| rng.random_range(1..=3)),
                 // Short enough that probes which nobody reports give their place back in the run.
                 probe_timeout_ms: Some(rng.random_range(150..600)),
                 ..policy_of(opening)
@@ -76,7 +79,7 @@ impl Circuits {
                 name: name(index),
                 policy,
                 opening,
-                max_probes,
+                max_probes: probes.unwrap_or(1),
             }
         };
         Self((0..count).map(circuit).collect())
@@ -135,6 +138,31 @@ pub fn policy_of(opening: Opening) -> v1::Policy {
             backoff_factor: Some(2.0),
             ..Default::default()
         },
+    }
+}
+
+/// A policy like those of [`Circuits::random`].
+pub fn random_options(rng: &mut impl Rng) -> Options {
+    let lasts = if rng.random_bool(0.5) {
+        Options {
+            expiry: Some(Lasts::Ms(rng.random_range(200..1500))),
+            ..Options::default()
+        }
+    } else {
+        Options {
+            progressive: Some(true),
+            initial_ms: Some(rng.random_range(150..500)),
+            max_ms: Some(rng.random_range(1000..4000)),
+            factor: Some([1500, 2000, 3000][rng.random_range(0..3)]),
+            ..Options::default()
+        }
+    };
+    Options {
+        max_attempts: rng.random_bool(0.8).then(|| rng.random_range(2..=6)),
+        probes: rng.random_bool(0.8).then(|| rng.random_range(1..=3)),
+        successes: rng.random_bool(0.8).then(|| rng.random_range(1..=3)),
+        probe_timeout_ms: Some(rng.random_range(150..600)),
+        ..lasts
     }
 }
 

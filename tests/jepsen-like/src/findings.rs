@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::report::Drawing;
+
 /// So many examples of one broken guarantee are shown; the rest is counted.
 const SHOWN: usize = 10;
 
@@ -14,6 +16,7 @@ pub struct Findings {
     untold: Vec<String>,
     held: Vec<(&'static str, String)>,
     figures: Vec<(String, String)>,
+    drawings: Vec<Drawing>,
 }
 
 /// The short form.
@@ -48,6 +51,16 @@ impl Findings {
         self.figures.push((name.into(), value.into()));
     }
 
+    /// A picture of what is broken.
+    pub fn draw(&mut self, drawing: Drawing) {
+        self.drawings.push(drawing);
+    }
+
+    /// All pictures.
+    pub fn drawings(&self) -> &[Drawing] {
+        &self.drawings
+    }
+
     /// Breaks `guarantee` unless `holds`.
     pub fn require(&mut self, holds: bool, guarantee: &'static str, what: impl FnOnce() -> String) {
         if !holds {
@@ -63,6 +76,7 @@ impl Findings {
         self.untold.extend(other.untold);
         self.held.extend(other.held);
         self.figures.extend(other.figures);
+        self.drawings.extend(other.drawings);
     }
 
     /// Adds what another part found broken, or could not tell, and nothing else of it.

@@ -4,11 +4,17 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use brama_proto::v1;
 use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::circuits::CircuitIndex;
+use crate::rules::{OptionName, Options, Rules};
 use crate::time::{Clock, Micros};
+
+mod shown;
+
+pub use shown::{Counted, Shown, Totals};
 
 /// One operation of one client.
 #[derive(Clone, Debug, Serialize)]
@@ -25,20 +31,46 @@ pub struct Op {
     pub floor: u64,
     /// Attempts made.
     pub attempts: u32,
+    /// Those of them of which it is not known what came of them, the last one included.
+    pub doubtful: u32,
     /// What was asked for.
     pub action: Action,
     /// What came of it.
     pub outcome: Outcome,
+    /// What came of the same batch, sent again with the same number: at the same time through another node, or later.
+    pub again: Vec<Outcome>,
 }
 
 /// What was asked for.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// `Register` with `if_exists = keep`.
+    /// `Register`.
     Register {
         /// Which.
         circuit: CircuitIndex,
+        /// In the metadata, so that events name the operation; empty: in none.
+        label: String,
+        /// Its own options.
+        policy: Options,
+        /// Whether an existing circuit gets this policy and this label (`update`), or stays as it is (`keep`).
+        update: bool,
+    },
+    /// `Unregister`.
+    Unregister {
+        /// Which.
+        circuit: CircuitIndex,
+        /// Unique.
+        reason: String,
+    },
+    /// `Configure`.
+    Configure {
+        /// Which; `None`: the runtime global options.
+        circuit: Option<CircuitIndex>,
+        /// What is set.
+        set: Options,
+        /// What is inherited again.
+        clear: Vec<OptionName>,
     },
     /// `Report` with a session; `batch` is in the metadata of each item, so that events name it.
     Report {
@@ -48,6 +80,13 @@ pub enum Action {
         session: String,
         /// What was reported.
         items: Vec<Item>,
+    },
+    /// `Success` or `Failure`, without a session and sent once.
+    Single {
+        /// Unique, as of a batch.
+        batch: String,
+        /// The only one.
+        item: Item,
     },
     /// `Acquire`.
     Acquire {
@@ -79,11 +118,37 @@ pub enum Action {
         /// Unique.
         reason: String,
     },
-    /// `Status`, linearizable.
+    /// `Status`.
     Status {
         /// Which.
         circuit: CircuitIndex,
+        /// How fresh.
+        level: Level,
     },
+    /// `Available`.
+    Available {
+        /// Which.
+        circuit: CircuitIndex,
+        /// How fresh.
+        level: Level,
+    },
+    /// `List`, of all circuits.
+    List {
+        /// How fresh.
+        level: Level,
+    },
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As new as everything acknowledged before.
+    Linearizable,
+    /// What the node knows.
+    Local,
+    /// At least this revision.
+    AtLeast(u64),
 }
 
 /// One item of a batch. Its position is in its metadata too.
@@ -100,7 +165,7 @@ pub struct Item {
 }
 
 /// What came of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Answered: it is applied.
@@ -111,8 +176,11 @@ pub enum Outcome {
     Unknown(String),
 }
 
+/// The reason of a refusal that is an answer too: when it was given, there was no such circuit.
+pub const NOT_FOUND: &str = "CIRCUIT_NOT_FOUND";
+
 /// What an answer said, as far as a check needs it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// Of `Register`.
@@ -121,18 +189,38 @@ pub enum Answer {
         created: bool,
         /// Of the circuit's last event.
         revision: u64,
+        /// The circuit after it.
+        circuit: Shown,
     },
-    /// Of `Report`.
+    /// Of `Unregister`.
+    Unregistered {
+        /// Whether there was such a circuit.
+        existed: bool,
+        /// The newest once it was applied.
+        at: u64,
+    },
+    /// Of `Configure`.
+    Configured {
+        /// Whether any value differed.
+        changed: bool,
+        /// What holds now.
+        rules: Rules,
+        /// The newest once it was applied.
+        at: u64,
+    },
+    /// Of `Report`, `Success` and `Failure`.
     Reported {
         /// The newest once it was applied.
         revision: u64,
-        /// Items for which there was no circuit.
-        not_found: usize,
+        /// One an item.
+        items: Vec<Counted>,
     },
     /// Of `Acquire`.
     Admission {
         /// Whether the call may be made.
         admitted: bool,
+        /// As in `brama.v1.State`.
+        state: i32,
         /// Of the circuit.
         generation: u64,
         /// The permit that was given, in hexadecimal.
@@ -144,24 +232,33 @@ pub enum Answer {
         revision: u64,
         /// After it.
         generation: u64,
+        /// The circuit after it.
+        circuit: Shown,
     },
     /// Of `Status`.
     Status(Shown),
-}
-
-/// A circuit as a read showed it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Shown {
-    /// The newest event that the answering node's state contained.
-    pub at: u64,
-    /// Of the circuit's last event.
-    pub revision: u64,
-    /// As in `brama.v1.State`.
-    pub state: i32,
-    /// Of the circuit.
-    pub generation: u64,
-    /// Consecutive failures.
-    pub failure_count: u32,
+    /// Of `Available`.
+    Available {
+        /// The node that answered.
+        node: u64,
+        /// The newest event that the answering node's state contained.
+        at: u64,
+        /// Whether a call would pass.
+        available: bool,
+        /// As in `brama.v1.State`.
+        state: i32,
+        /// Of the circuit.
+        generation: u64,
+    },
+    /// Of `List`: those of the run, in the order of their names.
+    Listed {
+        /// The node that answered.
+        node: u64,
+        /// The newest event that the answering node's state contained.
+        at: u64,
+        /// Each with its position.
+        circuits: Vec<(CircuitIndex, Shown)>,
+    },
 }
 
 impl Action {
@@ -169,19 +266,120 @@ impl Action {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Register { .. } => "register",
+            Self::Unregister { .. } => "unregister",
+            Self::Configure { circuit: Some(_), .. } => "configure",
+            Self::Configure { circuit: None, .. } => "configure-all",
             Self::Report { .. } => "report",
+            Self::Single { .. } => "single",
             Self::Acquire { .. } => "acquire",
             Self::Open { .. } => "open",
             Self::Close { .. } => "close",
             Self::Reset { .. } => "reset",
-            Self::Status { .. } => "status",
+            Self::Status { level, .. } => match level {
+                Level::Linearizable => "status",
+                Level::Local => "status-local",
+                Level::AtLeast(_) => "status-at-least",
+            },
+            Self::Available { .. } => "available",
+            Self::List { .. } => "list",
         }
     }
 
     /// Every kind that the workload does.
-    pub const KINDS: [&'static str; 7] = [
-        "register", "report", "acquire", "open", "close", "reset", "status",
+    pub const KINDS: [&'static str; 15] = [
+        "register",
+        "unregister",
+        "configure",
+        "configure-all",
+        "report",
+        "single",
+        "acquire",
+        "open",
+        "close",
+        "reset",
+        "status",
+        "status-local",
+        "status-at-least",
+        "available",
+        "list",
     ];
+
+    /// The registration of a circuit as it is specified, without a label.
+    pub fn register(circuit: CircuitIndex, policy: &v1::Policy) -> Self {
+        Self::Register {
+            circuit,
+            label: String::new(),
+            policy: Options::of(policy),
+            update: false,
+        }
+    }
+
+    /// The batch and what it reports, if it is a report.
+    pub fn batch(&self) -> Option<(&str, &[Item])> {
+        match self {
+            Self::Report { batch, items, .. } => Some((batch, items)),
+            Self::Single { batch, item } => Some((batch, std::slice::from_ref(item))),
+            _ => None,
+        }
+    }
+}
+
+impl Answer {
+    /// Of `Register`.
+    pub fn registered(response: &v1::RegisterResponse) -> Self {
+        let circuit = Shown::of(response.header.as_ref(), response.circuit.as_ref());
+        Self::Registered {
+            created: response.created,
+            revision: circuit.revision,
+            circuit,
+        }
+    }
+
+    /// Of an act by hand.
+    pub fn changed(response: &v1::ManualResponse) -> Self {
+        let circuit = Shown::of(response.header.as_ref(), response.circuit.as_ref());
+        Self::Changed {
+            revision: circuit.revision,
+            generation: circuit.generation,
+            circuit,
+        }
+    }
+
+    /// Of `Report`.
+    pub fn reported(response: &v1::ReportResponse) -> Self {
+        Self::Reported {
+            revision: response.revision,
+            items: response.items.iter().map(Counted::of).collect(),
+        }
+    }
+
+    /// Of `Success` and `Failure`.
+    pub fn outcome(response: &v1::OutcomeResponse) -> Self {
+        Self::Reported {
+            revision: response.revision,
+            items: vec![Counted {
+                result: response.result,
+                state: response.state,
+                generation: response.generation,
+                failure_count: response.failure_count,
+            }],
+        }
+    }
+
+    /// The newest revision that it shows to be applied; 0: it shows none.
+    pub fn newest(&self) -> u64 {
+        match self {
+            Self::Registered { circuit, .. } | Self::Changed { circuit, .. } | Self::Status(circuit) => {
+                circuit.at.max(circuit.revision)
+            }
+            Self::Reported { revision, .. } => *revision,
+            Self::Unregistered { at, .. }
+            | Self::Configured { at, .. }
+            | Self::Available { at, .. }
+            | Self::Listed { at, .. } => *at,
+            Self::Admission { .. } => 0,
+        }
+    }
 }
 
 impl Op {
@@ -190,11 +388,25 @@ impl Op {
         matches!(self.outcome, Outcome::Ok(_))
     }
 
+    /// Its answer.
+    pub fn answer(&self) -> Option<&Answer> {
+        match &self.outcome {
+            Outcome::Ok(answer) => Some(answer),
+            Outcome::Refused(_) | Outcome::Unknown(_) => None,
+        }
+    }
+
     /// Whether an answer to it means that something went through the log.
     pub fn is_acknowledged_write(&self) -> bool {
         matches!(
             self.outcome,
-            Outcome::Ok(Answer::Registered { .. } | Answer::Reported { .. } | Answer::Changed { .. })
+            Outcome::Ok(
+                Answer::Registered { .. }
+                    | Answer::Unregistered { .. }
+                    | Answer::Configured { .. }
+                    | Answer::Reported { .. }
+                    | Answer::Changed { .. }
+            )
         )
     }
 }
@@ -233,31 +445,46 @@ impl History {
             ended: started,
             floor: self.floor.load(Ordering::SeqCst),
             attempts: 0,
+            doubtful: 0,
             action,
             outcome: Outcome::Unknown("the run ended".into()),
+            again: Vec::new(),
         });
         id
     }
 
-    /// It has ended.
+    /// It has ended, and no attempt but the last was in doubt.
     pub fn end(&self, id: usize, attempts: u32, outcome: Outcome) {
-        let seen = match &outcome {
-            Outcome::Ok(Answer::Registered { revision, .. } | Answer::Reported { revision, .. })
-            | Outcome::Ok(Answer::Changed { revision, .. }) => *revision,
-            // A read that showed a state makes it visible to all reads after it.
-            Outcome::Ok(Answer::Status(shown)) => shown.at,
-            Outcome::Ok(Answer::Admission { .. }) | Outcome::Refused(_) | Outcome::Unknown(_) => 0,
-        };
-        self.floor.fetch_max(seen, Ordering::SeqCst);
-        if matches!(outcome, Outcome::Ok(_)) {
+        let doubtful = u32::from(matches!(outcome, Outcome::Unknown(_)));
+        self.end_with(id, attempts, doubtful, outcome);
+    }
+
+    /// It has ended, and of `doubtful` of its attempts it is not known what came of them.
+    pub fn end_with(&self, id: usize, attempts: u32, doubtful: u32, outcome: Outcome) {
+        // A read that showed a state makes it visible to all reads after it; a local one only showed what was applied, which is as much.
+        if let Outcome::Ok(answer) = &outcome {
+            self.floor.fetch_max(answer.newest(), Ordering::SeqCst);
             self.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
         let ended = self.clock.now();
         if let Some(op) = self.ops.lock().get_mut(id) {
             op.ended = ended;
             op.attempts = attempts;
+            op.doubtful = doubtful;
             op.outcome = outcome;
         }
+    }
+
+    /// The same batch was sent again with the same number.
+    pub fn again(&self, id: usize, outcome: Outcome) {
+        if let Some(op) = self.ops.lock().get_mut(id) {
+            op.again.push(outcome);
+        }
+    }
+
+    /// The newest revision that was acknowledged to anybody.
+    pub fn floor(&self) -> u64 {
+        self.floor.load(Ordering::SeqCst)
     }
 
     /// The moment, by the clock of the history.

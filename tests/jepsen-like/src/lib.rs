@@ -31,6 +31,7 @@ pub mod node;
 pub mod progress;
 pub mod report;
 pub mod rpc;
+pub mod rules;
 pub mod run;
 pub mod scenario;
 pub mod subscriber;

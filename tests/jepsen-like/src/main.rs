@@ -9,6 +9,7 @@ use brama_faults::progress;
 use brama_faults::report::Folder;
 use brama_faults::run::{Keep, RunOptions, run};
 use brama_faults::scenario;
+use brama_faults::workload::Mix;
 use clap::{Args, Parser, Subcommand};
 
 /// Breaks real brama processes, and says what held
@@ -129,6 +130,9 @@ struct RunArgs {
     /// Clients at once
     #[arg(long, default_value_t = 8)]
     clients: u32,
+    /// What the clients do: everything, registers, reports, manual, probes, timers or reads
+    #[arg(long, default_value = "everything")]
+    workload: Mix,
     /// Take snapshots every few entries and keep few events
     #[arg(long)]
     small_log: bool,
@@ -183,6 +187,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
                 seconds: args.seconds,
                 seed,
                 clients: args.clients,
+                mix: args.workload,
                 small_log: args.small_log,
                 keep: if args.keep {
                     Keep::Always

@@ -43,6 +43,8 @@ pub struct RunOptions {
     pub seed: u64,
     /// Clients at once.
     pub clients: u32,
+    /// What they do.
+    pub mix: Mix,
     /// Snapshots every few entries and a short event log, so that both are installed and compacted in the run.
     pub small_log: bool,
     /// What becomes of the folder with history, events and logs.
@@ -56,8 +58,8 @@ impl RunOptions {
     pub fn command(&self) -> String {
         let small = if self.small_log { " --small-log" } else { "" };
         format!(
-            "scripts/faults --seconds {} --seed {} --clients {}{small}",
-            self.seconds, self.seed, self.clients
+            "scripts/faults --seconds {} --seed {} --clients {} --workload {}{small}",
+            self.seconds, self.seed, self.clients, self.mix
         )
     }
 
@@ -67,6 +69,7 @@ impl RunOptions {
             ("seconds", self.seconds.to_string()),
             ("seed", self.seed.to_string()),
             ("clients", self.clients.to_string()),
+            ("workload", self.mix.to_string()),
             ("small log", if self.small_log { "yes" } else { "no" }.to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
@@ -123,7 +126,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<Findings> {
             last_arrivals: last_arrivals.clone(),
             faults: evidence.faults.iter().map(FaultBar::from).collect(),
             findings,
-            drawings: Vec::new(),
+            drawings: findings.drawings().to_vec(),
             files: folder.take(run.cluster.folder(), keeps)?,
         };
         report::write(folder.page(), &report)?;
@@ -245,7 +248,14 @@ impl Run {
         while let Some(client) = clients.join_next().await {
             client?;
         }
+        let mut last = self.client(u32::MAX, &history)?;
+        if self.options.mix.unregisters() {
+            last.register_all()
+                .await
+                .context("the circuits cannot be registered again")?;
+        }
         self.come_to_rest(&ledger, &mut findings).await?;
+        last.look_at_all().await.context("the circuits cannot be read")?;
         watching.cancel();
         while let Some(watcher) = watchers.join_next().await {
             watcher?;
@@ -266,6 +276,7 @@ impl Run {
             ops: history.ops(),
             events,
             faults,
+            kinds: options.mix.actions(),
         };
         self.write(&evidence)?;
         findings.merge(figures::figures(&evidence));
@@ -316,7 +327,7 @@ impl Run {
             nodes,
             self.circuits.clone(),
             history.clone(),
-            Mix::Everything,
+            self.options.mix,
             self.options.seed,
         ))
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Evidence;
 use crate::findings::Findings;
-use crate::history::{Action, Op, Outcome};
+use crate::history::{Op, Outcome};
 use crate::nemesis::{Fault, FaultRecord};
 use crate::time::{Micros, show_ms};
 
@@ -42,7 +42,7 @@ fn count_ops(evidence: &Evidence, findings: &mut Findings) {
         }
         count.in_faults += u32::from(op.is_ok() && in_faults(&evidence.faults, op));
     }
-    for kind in Action::KINDS {
+    for kind in evidence.kinds.iter().copied() {
         let count = counts.remove(kind).unwrap_or_default();
         let text = format!(
             "{} ok ({} during faults), {} refused, {} unknown, {} repeated",

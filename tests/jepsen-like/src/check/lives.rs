@@ -37,6 +37,7 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
             }
             transitions += u32::from(event.previous_state != event.new_state);
             life = Some(Life {
+                // Unspecified: it is gone.
                 state: event.new_state(),
                 generation: event.generation,
                 openings: event.openings_in_a_row,
@@ -53,18 +54,32 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
 /// Why `event` cannot follow.
 fn problem(before: Option<&Life>, event: &Event) -> Option<String> {
     let kind = event.r#type();
-    let Some(before) = before else {
-        return (kind != EventType::Registration).then(|| "the circuit was never registered".to_owned());
-    };
     let (from, to) = (event.previous_state(), event.new_state());
+    let is_gone = before.is_none_or(|before| before.state == State::Unspecified);
+    if is_gone != (kind == EventType::Registration) {
+        return Some(format!(
+            "the circuit was {}registered",
+            if is_gone { "not " } else { "" }
+        ));
+    }
+    let before = before?;
+    if is_gone {
+        // A new life of the name: it has no generation that the name ever had.
+        return (event.generation <= before.generation || to != State::Closed)
+            .then(|| format!("the name had generation {} before", before.generation));
+    }
     if from != before.state {
         return Some(format!("the circuit was {}", before.state.as_str_name()));
     }
     let steps = event.generation.checked_sub(before.generation);
     let moved = from != to;
     // An opening of an open circuit and a reset of failures are a new generation in the same state.
-    let may_step = moved || matches!(kind, EventType::CircuitOpened | EventType::CircuitReset);
-    if !matches!((steps, moved, may_step), (Some(1), _, true) | (Some(0), false, _)) {
+    let leaves = kind == EventType::ConnectionUnregistered;
+    let may_step = moved && !leaves || matches!(kind, EventType::CircuitOpened | EventType::CircuitReset);
+    if !matches!(
+        (steps, moved && !leaves, may_step),
+        (Some(1), _, true) | (Some(0), false, _)
+    ) {
         return Some(format!("the generation was {}", before.generation));
     }
     let openings = match (kind, from) {
@@ -86,7 +101,8 @@ fn problem(before: Option<&Life>, event: &Event) -> Option<String> {
         (EventType::CircuitHalfOpened, Cause::Expiry) => from == State::Open && to == State::HalfOpen,
         (EventType::CircuitClosed, Cause::Probe) => from == State::HalfOpen && to == State::Closed,
         (EventType::CircuitClosed | EventType::CircuitReset, Cause::Manual) => to == State::Closed,
-        (EventType::Success | EventType::Failure, Cause::Request) => !moved,
+        (EventType::Success | EventType::Failure | EventType::Configured, Cause::Request) => !moved,
+        (EventType::ConnectionUnregistered, Cause::Manual) => to == State::Unspecified,
         (EventType::ProbeGranted, Cause::Request) | (EventType::ProbeExpired, Cause::Expiry) => {
             !moved && to == State::HalfOpen
         }
@@ -136,6 +152,40 @@ mod tests {
             ..opened_by_hand("a", 0, 1000)
         };
         assert_eq!(story([causeless]).count("G9"), 1);
+    }
+
+    fn gone(generation: u64) -> Event {
+        Event {
+            r#type: EventType::ConnectionUnregistered.into(),
+            cause: Cause::Manual.into(),
+            previous_state: State::Closed.into(),
+            generation,
+            ..at(0)
+        }
+    }
+
+    fn registered(generation: u64) -> Event {
+        Event {
+            r#type: EventType::Registration.into(),
+            cause: Cause::Request.into(),
+            new_state: State::Closed.into(),
+            generation,
+            ..at(0)
+        }
+    }
+
+    #[test]
+    fn a_new_life_begins_with_a_new_generation() {
+        assert_eq!(story([gone(1), registered(2)]).verdict(), Verdict::Holds);
+        assert_eq!(story([gone(1), registered(7)]).verdict(), Verdict::Holds);
+        assert_eq!(story([gone(1), registered(1)]).count("G9"), 1, "used before");
+        assert_eq!(story([registered(2)]).count("G9"), 1, "it was there");
+    }
+
+    #[test]
+    fn a_circuit_that_lives_on_after_its_end_is_found() {
+        assert_eq!(story([gone(1), opened_by_hand("a", 0, 1000)]).count("G9"), 1);
+        assert_eq!(story([gone(2)]).count("G9"), 1, "another generation");
     }
 
     #[test]

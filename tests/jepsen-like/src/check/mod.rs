@@ -3,21 +3,28 @@
 //! | file | guarantee |
 //! | --- | --- |
 //! | `effects` | G3, G8, G9: every acknowledged operation has its effect once, a refused one none, an unknown one at most one, and no effect is without an operation |
+//! | `totals` | G3: what circuits counted in the end is the sum of what was acknowledged, and some of the unknown |
+//! | `policies` | G8, G9: each configuration has its event; and which policy a circuit can have had at an event |
 //! | `lives` | G9: the events of a circuit follow from one another: state, generation, openings |
 //! | `permits` | G6: never more live permits than allowed |
 //! | `timing` | G4, G5: no opening ends early, by cluster time and by the harness's clock |
+//! | `linear` | G2: what clients saw of each circuit is linearizable, by a model and a search that use no event |
 //! | `reads` | G2: a linearizable read contains everything acknowledged before, and shows exactly what the events say |
 //! | [`figures`] | how much was done, and whether all of it was worth doing |
 
 mod effects;
 pub mod figures;
+mod lifetimes;
+mod linear;
 mod lives;
 pub mod offset;
 mod permits;
+mod policies;
 mod reads;
 #[cfg(test)]
 mod samples;
 mod timing;
+mod totals;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +36,7 @@ use crate::findings::Findings;
 use crate::history::Op;
 use crate::ledger::Seen;
 use crate::nemesis::FaultRecord;
+use crate::workload::LABEL_KEY;
 
 /// What a run left behind.
 #[derive(Clone, Debug)]
@@ -41,6 +49,8 @@ pub struct Evidence {
     pub events: BTreeMap<u64, Seen>,
     /// What the nemesis did.
     pub faults: Vec<FaultRecord>,
+    /// The kinds of operations that the clients chose from, as [`Action::kind`](crate::history::Action::kind) names them.
+    pub kinds: Vec<&'static str>,
 }
 
 /// All checks on the evidence.
@@ -61,6 +71,8 @@ pub fn all(evidence: &Evidence) -> Findings {
     findings.merge(permits::check(evidence));
     findings.merge(timing::check(evidence));
     findings.merge(reads::check(evidence));
+    findings.merge(totals::check(evidence));
+    findings.merge(linear::check(evidence));
     findings
 }
 
@@ -88,6 +100,11 @@ impl Evidence {
     fn circuit_of(&self, event: &v1::Event) -> Option<CircuitIndex> {
         self.circuits.find(event.name.as_ref()?)
     }
+}
+
+/// The registration that an event's circuit names.
+fn label(event: &v1::Event) -> Option<&str> {
+    event.metadata.get(LABEL_KEY).map(String::as_str)
 }
 
 /// An event, for a person.

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 
 use super::Evidence;
 use super::effects::named_item;
-use crate::history::Action;
 use crate::time::{Micros, of_timestamp};
 
 /// The harness's clock is cluster time plus something in between; microseconds.
@@ -25,8 +24,8 @@ impl Offset {
     pub fn of(evidence: &Evidence) -> Option<Self> {
         let mut ops = HashMap::new();
         for op in evidence.ops.iter().filter(|op| op.is_ok()) {
-            if let Action::Report { batch, .. } = &op.action {
-                ops.insert(batch.as_str(), op);
+            if let Some((batch, _)) = op.action.batch() {
+                ops.insert(batch, op);
             }
         }
         let bounds = evidence.events.values().filter_map(|seen| {

@@ -5,19 +5,19 @@ use std::collections::HashMap;
 use brama_proto::v1::EventType;
 
 use super::effects::named_item;
+use super::policies::Policies;
 use super::{Evidence, show};
-use crate::circuits::Spec;
 use crate::findings::Findings;
-use crate::history::Action;
 use crate::ledger::Seen;
+use crate::rules::Rules;
 use crate::time::{Micros, of_timestamp};
 
 pub(super) fn check(evidence: &Evidence) -> Findings {
     let mut findings = Findings::default();
     let reported = reported_permits(evidence);
+    let policies = Policies::of(evidence);
     let (mut granted, mut expired, mut most) = (0, 0, 0);
     for (index, events) in evidence.by_circuit() {
-        let spec = evidence.circuits.get(index);
         // By permit: until when.
         let mut live: HashMap<&[u8], Micros> = HashMap::new();
         for seen in events {
@@ -26,18 +26,22 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
                 EventType::ProbeGranted => {
                     granted += 1;
                     let until = event.expires_at.as_ref().map_or(0, of_timestamp);
-                    check_length(spec, seen, until, &mut findings);
+                    let Some(rules) = policies.at(index, event.revision) else {
+                        findings.untold(format!("how many permits {} may make", show(event)));
+                        continue;
+                    };
+                    check_length(&rules, seen, until, &mut findings);
                     let again = live.insert(&event.permit_id, until).is_some();
                     findings.require(!again, "G6", || {
                         format!("{}: this permit is out already", show(event))
                     });
                     most = most.max(live.len());
-                    findings.require(live.len() <= spec.max_probes as usize, "G6", || {
+                    let allowed = rules.iter().map(|rules| rules.probes).max().unwrap_or(0);
+                    findings.require(live.len() <= allowed as usize, "G6", || {
                         format!(
-                            "{}: {} permits are out, {} are allowed",
+                            "{}: {} permits are out, {allowed} are allowed",
                             show(event),
-                            live.len(),
-                            spec.max_probes
+                            live.len()
                         )
                     });
                 }
@@ -71,15 +75,15 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
     findings
 }
 
-fn check_length(spec: &Spec, seen: &Seen, until: Micros, findings: &mut Findings) {
+fn check_length(rules: &[Rules], seen: &Seen, until: Micros, findings: &mut Findings) {
     let event = &seen.event;
     let at = event.time.as_ref().map_or(0, of_timestamp);
-    let Some(ms) = spec.policy.probe_timeout_ms else {
-        return;
-    };
-    findings.require(until == at + ms * 1000, "G6", || {
+    let known = rules
+        .iter()
+        .any(|rules| until == at + rules.probe_timeout_ms * 1000);
+    findings.require(known, "G6", || {
         format!(
-            "{}: it is valid for {} us, not for {ms} ms",
+            "{}: it is valid for {} us, which is no policy that it can have",
             show(event),
             until.saturating_sub(at)
         )
@@ -92,12 +96,12 @@ fn reported_permits(evidence: &Evidence) -> HashMap<(&str, &str), Vec<u8>> {
     const POSITIONS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
     let mut permits = HashMap::new();
     for op in &evidence.ops {
-        let Action::Report { batch, items, .. } = &op.action else {
+        let Some((batch, items)) = op.action.batch() else {
             continue;
         };
         for (item, position) in items.iter().zip(POSITIONS) {
             if let Some(permit) = item.permit.as_ref().and_then(|permit| hex::decode(permit).ok()) {
-                permits.insert((batch.as_str(), position), permit);
+                permits.insert((batch, position), permit);
             }
         }
     }
@@ -110,6 +114,7 @@ mod tests {
 
     use super::*;
     use crate::check::samples::{Story, at, half_opened, opened_by_hand, outcome, timestamp};
+    use crate::history::Action;
 
     fn probe(kind: EventType, permit: u8, ms: i64) -> Event {
         Event {

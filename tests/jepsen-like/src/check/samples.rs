@@ -7,13 +7,16 @@ use brama_proto::v1::{self, Cause, EventType, State};
 
 use super::Evidence;
 use crate::circuits::{Circuits, Opening, Spec, name, policy_of};
-use crate::history::{Action, Answer, Item, Op, Outcome};
+use crate::history::{Action, Answer, Counted, Item, Op, Outcome, Shown, Totals};
 use crate::ledger::Seen;
+use crate::rules::Options;
 use crate::time::Micros;
 use crate::workload::{BATCH_KEY, ITEM_KEY};
 
 /// Openings of the circuits of a story.
 pub(super) const OPENING_MS: u64 = 1000;
+/// How long their permits last.
+pub(super) const PROBE_MS: u64 = 500;
 /// Cluster time at the beginning of a story, and so much later each event.
 const EPOCH_S: i64 = 1_700_000_000;
 
@@ -27,7 +30,10 @@ impl Story {
     pub(super) fn new(circuits: usize) -> Self {
         let spec = |index| Spec {
             name: name(index),
-            policy: policy_of(Opening::Fixed(OPENING_MS)),
+            policy: v1::Policy {
+                probe_timeout_ms: Some(PROBE_MS),
+                ..policy_of(Opening::Fixed(OPENING_MS))
+            },
             opening: Opening::Fixed(OPENING_MS),
             max_probes: 1,
         };
@@ -37,6 +43,7 @@ impl Story {
                 ops: Vec::new(),
                 events: BTreeMap::new(),
                 faults: Vec::new(),
+                kinds: vec!["report"],
             },
             batches: 0,
         }
@@ -59,8 +66,10 @@ impl Story {
             ended: 1,
             floor: 0,
             attempts: 1,
+            doubtful: 0,
             action,
             outcome,
+            again: Vec::new(),
         });
     }
 
@@ -85,8 +94,15 @@ impl Story {
         let answer = Answer::Registered {
             created: true,
             revision: 1,
+            circuit: shown(State::Closed.into(), 1),
         };
-        self.op(Action::Register { circuit }, Outcome::Ok(answer));
+        let action = Action::Register {
+            circuit,
+            label: String::new(),
+            policy: Options::of(&self.evidence.circuits.get(circuit).policy),
+            update: false,
+        };
+        self.op(action, Outcome::Ok(answer));
         self.event(v1::Event {
             r#type: EventType::Registration.into(),
             new_state: State::Closed.into(),
@@ -114,7 +130,7 @@ impl Story {
         let outcome = match acknowledged {
             Some(revision) => Outcome::Ok(Answer::Reported {
                 revision,
-                not_found: 0,
+                items: vec![APPLIED],
             }),
             None => Outcome::Unknown("lost".into()),
         };
@@ -133,10 +149,41 @@ impl Story {
             Some(revision) => Outcome::Ok(Answer::Changed {
                 revision,
                 generation: 2,
+                circuit: Shown {
+                    revision,
+                    ..shown(State::Open.into(), 2)
+                },
             }),
             None => Outcome::Unknown("lost".into()),
         };
         self.op(action, outcome);
+    }
+}
+
+/// What an answer says of an item that counted.
+pub(super) const APPLIED: Counted = Counted {
+    result: 1,
+    state: 1,
+    generation: 1,
+    failure_count: 0,
+};
+
+/// A circuit of which nothing was ever reported.
+pub(super) fn shown(state: i32, generation: u64) -> Shown {
+    Shown {
+        node: 1,
+        at: 0,
+        revision: 1,
+        state,
+        generation,
+        failure_count: 0,
+        openings_in_a_row: 0,
+        totals: Totals::default(),
+        last_reason: None,
+        probes_in_flight: 0,
+        probe_successes: 0,
+        opening_us: None,
+        rules: None,
     }
 }
 

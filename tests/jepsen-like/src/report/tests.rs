@@ -10,7 +10,7 @@ use super::{Drawing, FaultBar, Report, page};
 use crate::check::Evidence;
 use crate::circuits::{Circuits, Opening, Spec, policy_of};
 use crate::findings::Findings;
-use crate::history::{Action, Answer, Op, Outcome};
+use crate::history::{Action, Answer, Op, Outcome, Shown};
 use crate::ledger::Seen;
 
 const HOSTILE: &str = "<script>alert(\"&\")</script>";
@@ -39,6 +39,7 @@ pub(super) fn evidence() -> Evidence {
             Outcome::Ok(Answer::Changed {
                 revision,
                 generation: revision,
+                circuit: Shown::of(None, None),
             }),
             Outcome::Refused(HOSTILE.into()),
             Outcome::Unknown("no answer".into()),
@@ -51,6 +52,8 @@ pub(super) fn evidence() -> Evidence {
                 ended: started + 2000 * (second + 1),
                 floor: 0,
                 attempts: 1,
+                doubtful: 0,
+                again: Vec::new(),
                 action: Action::Open {
                     circuit: 0,
                     expiry_ms: None,
@@ -86,6 +89,7 @@ pub(super) fn evidence() -> Evidence {
         ops,
         events,
         faults: Vec::new(),
+        kinds: Vec::new(),
     }
 }
 

@@ -166,12 +166,7 @@ async fn open(stage: &Stage, circuit: usize) -> anyhow::Result<Opened> {
     let sent = stage.clock.now();
     let response = answer(CALL, client.open_circuit(timed(request, CALL))).await?;
     let acknowledged = stage.clock.now();
-    let shown = response.circuit.unwrap_or_default();
-    let changed = Answer::Changed {
-        revision: shown.revision,
-        generation: shown.generation,
-    };
-    stage.history.end(op, 1, Outcome::Ok(changed));
+    stage.history.end(op, 1, Outcome::Ok(Answer::changed(&response)));
     Ok(Opened {
         circuit,
         sent,

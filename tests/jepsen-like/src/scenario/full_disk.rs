@@ -372,13 +372,10 @@ async fn ballast(nodes: Nodes, circuits: Arc<Circuits>, history: Arc<History>, s
     let mut node = 0;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         node = (node + 1) % nodes.len();
-        let op = history.begin(BALLAST_CLIENT, Action::Register { circuit: 0 });
+        let op = history.begin(BALLAST_CLIENT, Action::register(0, &v1::Policy::default()));
         let outcome = answer(CALL, nodes.circuits(node).register(timed(request.clone(), CALL))).await;
         let outcome = match outcome {
-            Ok(response) => Outcome::Ok(Answer::Registered {
-                created: response.created,
-                revision: response.circuit.unwrap_or_default().revision,
-            }),
+            Ok(response) => Outcome::Ok(Answer::registered(&response)),
             Err(Failure::Refused { reason, .. }) => Outcome::Refused(reason),
             Err(Failure::Unknown(message)) => Outcome::Unknown(message),
         };

@@ -153,11 +153,7 @@ async fn open_all(stage: &Stage, circuits: usize) -> anyhow::Result<()> {
     };
     let op = stage.history.begin(1, action);
     let response = answer(CALL, stage.nodes.circuits(0).report(timed(request, CALL))).await?;
-    let reported = Answer::Reported {
-        revision: response.revision,
-        not_found: 0,
-    };
-    stage.history.end(op, 1, Outcome::Ok(reported));
+    stage.history.end(op, 1, Outcome::Ok(Answer::reported(&response)));
     Ok(())
 }
 

@@ -177,10 +177,7 @@ async fn beat(
     let ended = history.now();
     let is_ok = outcome.is_ok();
     let outcome = match outcome {
-        Ok(response) => Outcome::Ok(Answer::Reported {
-            revision: response.revision,
-            not_found: 0,
-        }),
+        Ok(response) => Outcome::Ok(Answer::reported(&response)),
         Err(Failure::Refused { reason, .. }) => Outcome::Refused(reason),
         Err(Failure::Unknown(message)) => Outcome::Unknown(message),
     };

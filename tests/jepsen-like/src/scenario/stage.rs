@@ -97,6 +97,7 @@ impl Stage {
             ops: self.history.ops(),
             events: self.ledger.events(),
             faults: Vec::new(),
+            kinds: Vec::new(),
         }
     }
 
@@ -154,7 +155,7 @@ impl Stage {
 
     async fn register(&self, circuit: usize) -> anyhow::Result<()> {
         let spec = self.circuits.get(circuit);
-        let op = self.history.begin(0, Action::Register { circuit });
+        let op = self.history.begin(0, Action::register(circuit, &spec.policy));
         let request = v1::RegisterRequest {
             name: Some(spec.name.clone()),
             policy: Some(spec.policy),
@@ -162,11 +163,8 @@ impl Stage {
         };
         let mut client = self.nodes.circuits(circuit % self.nodes.len());
         let response = answer(CALL, client.register(timed(request, CALL))).await?;
-        let registered = Answer::Registered {
-            created: response.created,
-            revision: response.circuit.unwrap_or_default().revision,
-        };
-        self.history.end(op, 1, Outcome::Ok(registered));
+        self.history
+            .end(op, 1, Outcome::Ok(Answer::registered(&response)));
         Ok(())
     }
 }

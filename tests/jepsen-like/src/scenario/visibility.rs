@@ -95,11 +95,7 @@ async fn fail(stage: &Stage, circuit: usize, node: usize) -> anyhow::Result<()> 
     };
     let op = stage.history.begin(1, action);
     let response = answer(CALL, stage.nodes.circuits(node).failure(timed(request, CALL))).await?;
-    let reported = Answer::Reported {
-        revision: response.revision,
-        not_found: 0,
-    };
-    stage.history.end(op, 1, Outcome::Ok(reported));
+    stage.history.end(op, 1, Outcome::Ok(Answer::outcome(&response)));
     Ok(())
 }
 

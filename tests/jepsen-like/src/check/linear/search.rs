@@ -1,0 +1,479 @@
+//! Whether the operations can be put into one order that the model explains.
+//!
+//! The search of Wing and Gong, as Lowe improved it ("Testing for linearizability", 2017) and Porcupine does it: operations that were under
+//! way at the same time are tried in every order, depth first; calls and returns stand in one linked list, from which an operation is lifted
+//! while it is placed; and a set of operations that led to the same state before is not tried again.
+//!
+//! An operation of which nobody knows what came of it may take effect at any moment after its call, or never. It is placed just in time:
+//! only if no certain operation fits, and only before one that would not fit, or would not lead to the same state, if it came later. Chains of
+//! such operations are tried in the order of their length. This loses no explanation: whatever order there is, an operation in doubt that can be moved behind
+//! the next certain one without a difference can be moved, until none can.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::entry::{Entry, Output};
+use super::model::{State, Window};
+use crate::time::Micros;
+
+/// So many chains of operations in doubt are kept at one place; beyond, the search gives up.
+const MOST_CHAINS: usize = 4096;
+
+/// What the search found.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// An order explains everything: positions of entries.
+    Explained(Vec<usize>),
+    /// There is none.
+    Refuted(Box<Stuck>),
+    /// It was too much to look at.
+    GaveUp,
+}
+
+/// The furthest that any order came.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stuck {
+    /// The entries that could be placed, in order.
+    pub(super) path: Vec<usize>,
+    /// The circuit then.
+    pub(super) state: State,
+    /// The entries of which none could be placed; the first is the one that returned first.
+    pub(super) blocked: Vec<usize>,
+}
+
+/// Searches; gives up after so many states.
+pub(super) fn search(entries: &[Entry], initial: &State, budget: usize) -> Verdict {
+    Search::new(entries, budget).run(initial)
+}
+
+struct Search<'a> {
+    entries: &'a [Entry],
+    list: List,
+    /// Those in doubt, by call; each with the latest end of all up to it.
+    doubtful: Vec<(usize, Micros)>,
+    used: Vec<bool>,
+    seen: HashSet<u128>,
+    budget: usize,
+    gave_up: bool,
+    deepest: Option<Stuck>,
+    deepest_depth: usize,
+}
+
+struct Frame {
+    state: State,
+    /// Everything that is placed was called before this.
+    low: Micros,
+    /// Which operations are placed.
+    placed: u128,
+    moves: Vec<Move>,
+    chains: Vec<Chain>,
+    /// What led to the next frame.
+    applied: Option<(Vec<usize>, usize)>,
+}
+
+/// Operations in doubt, placed one after the other.
+#[derive(Clone)]
+struct Chain {
+    entries: Vec<usize>,
+    state: State,
+    low: Micros,
+}
+
+/// A chain, and a certain operation after it.
+struct Move {
+    chain: Vec<usize>,
+    entry: usize,
+    state: State,
+}
+
+impl<'a> Search<'a> {
+    fn new(entries: &'a [Entry], budget: usize) -> Self {
+        let mut in_doubt: Vec<_> = (0..entries.len()).filter(|n| !entries[*n].certain).collect();
+        in_doubt.sort_by_key(|n| entries[*n].call);
+        let mut latest = 0;
+        let with_latest = |n: usize| {
+            latest = entries[n].until.max(latest);
+            (n, latest)
+        };
+        let doubtful = in_doubt.into_iter().map(with_latest).collect();
+        Self {
+            entries,
+            list: List::of(entries),
+            doubtful,
+            used: vec![false; entries.len()],
+            seen: HashSet::new(),
+            budget,
+            gave_up: false,
+            deepest: None,
+            deepest_depth: 0,
+        }
+    }
+
+    fn run(mut self, initial: &State) -> Verdict {
+        let mut stack = vec![self.frame(initial.clone(), 0, 0)];
+        loop {
+            if self.list.is_empty() {
+                return Verdict::Explained(path(&stack));
+            }
+            let Some(frame) = stack.last_mut() else { break };
+            if let Some(next) = frame.moves.pop() {
+                let placed = next
+                    .chain
+                    .iter()
+                    .chain([&next.entry])
+                    .fold(frame.placed, |set, n| set ^ mark(*n));
+                if !self.seen.insert(fingerprint(placed, &next.state)) {
+                    continue;
+                }
+                if self.seen.len() > self.budget {
+                    return Verdict::GaveUp;
+                }
+                let calls = next
+                    .chain
+                    .iter()
+                    .chain([&next.entry])
+                    .map(|n| self.entries[*n].call);
+                let low = calls.fold(frame.low, Micros::max);
+                self.list.lift(next.entry);
+                next.chain.iter().for_each(|n| self.used[*n] = true);
+                frame.applied = Some((next.chain, next.entry));
+                let above = self.frame(next.state, low, placed);
+                stack.push(above);
+            } else if !self.deepen(frame) {
+                self.remember(&stack);
+                stack.pop();
+                if let Some((chain, entry)) = stack.last_mut().and_then(|frame| frame.applied.take()) {
+                    self.list.put_back(entry);
+                    chain.iter().for_each(|n| self.used[*n] = false);
+                }
+            }
+        }
+        if self.gave_up {
+            Verdict::GaveUp
+        } else {
+            Verdict::Refuted(Box::new(self.deepest.unwrap_or_default()))
+        }
+    }
+
+    fn frame(&self, state: State, low: Micros, placed: u128) -> Frame {
+        let chain = Chain {
+            entries: Vec::new(),
+            state: state.clone(),
+            low,
+        };
+        let mut frame = Frame {
+            state,
+            low,
+            placed,
+            moves: Vec::new(),
+            chains: vec![chain],
+            applied: None,
+        };
+        frame.moves = self.moves(&frame);
+        frame
+    }
+
+    /// Chains that are longer by one, and what can follow them. False: there are none.
+    fn deepen(&mut self, frame: &mut Frame) -> bool {
+        let high = self.list.high();
+        let candidates = self.list.candidates();
+        let called = self
+            .doubtful
+            .partition_point(|(n, _)| self.entries[*n].call <= high);
+        let open: Vec<usize> = self.doubtful[..called]
+            .iter()
+            .rev()
+            .take_while(|(_, latest)| *latest >= frame.low)
+            .map(|(n, _)| *n)
+            .filter(|n| !self.used[*n] && self.entries[*n].until >= frame.low)
+            .collect();
+        let mut seen = HashSet::new();
+        let mut longer = Vec::new();
+        for chain in &frame.chains {
+            for n in &open {
+                if chain.entries.contains(n) {
+                    continue;
+                }
+                for after in self.extend(chain, *n, high) {
+                    // What changes nothing is not needed.
+                    let is_hopeful = after.state != chain.state
+                        && candidates
+                            .iter()
+                            .any(|to| may_lead_to(&after.state, &self.entries[*to]));
+                    let set = after.entries.iter().fold(0, |set, n| set ^ mark(*n));
+                    if is_hopeful && seen.insert(fingerprint(set, &after.state)) {
+                        longer.push(after);
+                    }
+                }
+            }
+            if longer.len() > MOST_CHAINS {
+                self.gave_up = true;
+                return false;
+            }
+        }
+        frame.chains = longer;
+        frame.moves = self.moves(frame);
+        !frame.chains.is_empty()
+    }
+
+    fn extend(&self, chain: &Chain, n: usize, high: Micros) -> Vec<Chain> {
+        let entry = &self.entries[n];
+        let low = chain.low.max(entry.call);
+        let high = high.min(entry.until);
+        if low > high {
+            return Vec::new();
+        }
+        chain
+            .state
+            .step(&entry.input, None, entry.position, Window { low, high })
+            .into_iter()
+            .filter(|state| state.now <= high)
+            .map(|state| Chain {
+                entries: chain.entries.iter().copied().chain([n]).collect(),
+                state,
+                low,
+            })
+            .collect()
+    }
+
+    /// The likeliest last.
+    fn moves(&self, frame: &Frame) -> Vec<Move> {
+        let high = self.list.high();
+        let mut moves = Vec::new();
+        for chain in &frame.chains {
+            for entry in self.list.candidates() {
+                for state in self.place(&chain.state, chain.low, entry, high) {
+                    if !self.can_wait(frame, &chain.entries, entry, &state, high) {
+                        moves.push(Move {
+                            chain: chain.entries.clone(),
+                            entry,
+                            state,
+                        });
+                    }
+                }
+            }
+        }
+        moves.sort_by_key(|next| {
+            let entry = &self.entries[next.entry];
+            let position = if entry.position.least > 0 {
+                entry.position.least
+            } else {
+                entry.position.most
+            };
+            std::cmp::Reverse((position, entry.until))
+        });
+        moves
+    }
+
+    /// A certain operation at the end of an order.
+    fn place(&self, state: &State, low: Micros, n: usize, high: Micros) -> Vec<State> {
+        let entry = &self.entries[n];
+        let low = low.max(entry.call);
+        let mut states = state.step(
+            &entry.input,
+            entry.output.as_ref(),
+            entry.position,
+            Window { low, high },
+        );
+        states.retain(|state| state.now <= high);
+        states
+    }
+
+    /// Whether one operation of the chain could as well come after this certain one.
+    fn can_wait(&self, frame: &Frame, chain: &[usize], entry: usize, to: &State, high: Micros) -> bool {
+        chain.iter().any(|waits| {
+            let mut states = vec![(frame.state.clone(), frame.low)];
+            for n in chain.iter().filter(|n| *n != waits) {
+                states = self.each(&states, *n, high);
+            }
+            let call = self.entries[entry].call;
+            let after: Vec<_> = states
+                .iter()
+                .flat_map(|(state, low)| {
+                    let low = (*low).max(call);
+                    self.place(state, low, entry, high)
+                        .into_iter()
+                        .map(move |state| (state, low))
+                })
+                .collect();
+            self.each(&after, *waits, high)
+                .iter()
+                .any(|(state, _)| state == to)
+        })
+    }
+
+    fn each(&self, states: &[(State, Micros)], n: usize, high: Micros) -> Vec<(State, Micros)> {
+        states
+            .iter()
+            .flat_map(|(state, low)| {
+                let chain = Chain {
+                    entries: Vec::new(),
+                    state: state.clone(),
+                    low: *low,
+                };
+                self.extend(&chain, n, high)
+            })
+            .map(|chain| (chain.state, chain.low))
+            .collect()
+    }
+
+    fn remember(&mut self, stack: &[Frame]) {
+        let depth = stack.len();
+        if self.deepest.is_some() && depth <= self.deepest_depth {
+            return;
+        }
+        self.deepest_depth = depth;
+        let first = self.list.first_to_return();
+        let others = self.list.candidates().into_iter().filter(|n| Some(*n) != first);
+        self.deepest = stack.last().map(|frame| Stuck {
+            path: path(stack),
+            state: frame.state.clone(),
+            blocked: first.into_iter().chain(others).collect(),
+        });
+    }
+}
+
+/// Whether what an answer says lies ahead of this state, as far as that only ever grows.
+fn may_lead_to(state: &State, entry: &Entry) -> bool {
+    if state.revision > entry.position.most {
+        return false;
+    }
+    let (generation, totals) = match &entry.output {
+        Some(Output::Registered { seen, .. } | Output::Changed(seen) | Output::Seen(seen)) => {
+            (seen.generation, Some(seen.totals))
+        }
+        Some(Output::Admission { generation, .. } | Output::Available { generation, .. }) => {
+            (*generation, None)
+        }
+        Some(Output::Reported(items)) => match items.last() {
+            Some(last) if !last.is_not_found() => (last.generation, None),
+            _ => return true,
+        },
+        _ => return true,
+    };
+    match &state.life {
+        None => state.fresh <= generation,
+        Some(life) => {
+            let same_life = generation == life.generation && !life.vague;
+            let beyond = totals.is_some_and(|totals| {
+                life.totals.successes > totals.successes || life.totals.failures > totals.failures
+            });
+            life.generation <= generation && !(same_life && beyond)
+        }
+    }
+}
+
+fn path(stack: &[Frame]) -> Vec<usize> {
+    let mut path = Vec::new();
+    for (chain, entry) in stack.iter().filter_map(|frame| frame.applied.as_ref()) {
+        path.extend(chain.iter().copied().chain([*entry]));
+    }
+    path
+}
+
+/// A number for each operation, so that a set of them is the exclusive or of theirs (Zobrist).
+fn mark(n: usize) -> u128 {
+    u128::from(sip(1, &n)) << 64 | u128::from(sip(2, &n))
+}
+
+/// 128 bits stand for a set of operations and a state: two that differ and share them will not be met.
+fn fingerprint(placed: u128, state: &State) -> u128 {
+    let both = (placed, state);
+    u128::from(sip(3, &both)) << 64 | u128::from(sip(4, &both))
+}
+
+fn sip(key: u8, of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Calls and returns of the certain operations that are not placed, in their order.
+struct List {
+    /// By node: the entry, whether it is its return, and when.
+    nodes: Vec<(usize, bool, Micros)>,
+    next: Vec<usize>,
+    previous: Vec<usize>,
+    /// By entry: its two nodes.
+    of_entry: Vec<(usize, usize)>,
+}
+
+impl List {
+    fn of(entries: &[Entry]) -> Self {
+        let certain = entries.iter().enumerate().filter(|(_, entry)| entry.certain);
+        let mut nodes: Vec<_> = certain
+            .flat_map(|(n, entry)| [(n, false, entry.call), (n, true, entry.until)])
+            .collect();
+        // In the same microsecond nobody knows what came first: then both were under way.
+        nodes.sort_by_key(|(n, is_return, at)| (*at, *is_return, *n));
+        let mut of_entry = vec![(0, 0); entries.len()];
+        for (node, (n, is_return, _)) in nodes.iter().enumerate() {
+            if *is_return {
+                of_entry[*n].1 = node + 1;
+            } else {
+                of_entry[*n].0 = node + 1;
+            }
+        }
+        // Node 0 is the end and the beginning.
+        let ring = nodes.len() + 1;
+        nodes.insert(0, (usize::MAX, true, Micros::MAX));
+        Self {
+            nodes,
+            next: (0..ring).map(|node| (node + 1) % ring).collect(),
+            previous: (0..ring).map(|node| (node + ring - 1) % ring).collect(),
+            of_entry,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.next[0] == 0
+    }
+
+    /// The operations that can be the next one: those that were called before any of them returned.
+    fn candidates(&self) -> Vec<usize> {
+        let mut candidates = Vec::new();
+        let mut node = self.next[0];
+        while node != 0 && !self.nodes[node].1 {
+            candidates.push(self.nodes[node].0);
+            node = self.next[node];
+        }
+        candidates
+    }
+
+    fn first_return(&self) -> usize {
+        let mut node = self.next[0];
+        while node != 0 && !self.nodes[node].1 {
+            node = self.next[node];
+        }
+        node
+    }
+
+    /// When the first of them returned: what is placed next took effect before.
+    fn high(&self) -> Micros {
+        self.nodes[self.first_return()].2
+    }
+
+    fn first_to_return(&self) -> Option<usize> {
+        let node = self.first_return();
+        (node != 0).then(|| self.nodes[node].0)
+    }
+
+    fn lift(&mut self, entry: usize) {
+        let (call, back) = self.of_entry[entry];
+        for node in [call, back] {
+            let (previous, next) = (self.previous[node], self.next[node]);
+            self.next[previous] = next;
+            self.previous[next] = previous;
+        }
+    }
+
+    fn put_back(&mut self, entry: usize) {
+        let (call, back) = self.of_entry[entry];
+        for node in [back, call] {
+            let (previous, next) = (self.previous[node], self.next[node]);
+            self.next[previous] = node;
+            self.previous[next] = node;
+        }
+    }
+}
