@@ -328,8 +328,9 @@ fn finish(path: &Path) -> Result<(), DataDirError> {
             return Err(DataDirError::Missing { path: log });
         }
         fs::rename(&new_log, &log).map_err(failed("rename", &new_log))?;
-        sync_folder(path)?;
     }
+    // Also what was named by a process that was killed before it could sync the name: the node builds on it from now on.
+    sync_folder(path)?;
     if exists(&snapshots)? {
         Ok(())
     } else {

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::disk::Disk;
+use crate::lossy::{LossyDisk, LossyMount};
 use crate::node::{Node, NodeSpec};
 use crate::rpc::{Nodes, answer, timed};
 
@@ -33,6 +34,8 @@ pub struct ClusterOptions {
     pub env: Vec<(u64, Vec<(String, String)>)>,
     /// Each node's data is on a [`Disk`] of its own, of so many MiB. Only root can have that.
     pub disk_mib: Option<u32>,
+    /// Each node's data is on a [`LossyDisk`] of its own, of so many MiB. Only root can have that.
+    pub lossy_mib: Option<u64>,
 }
 
 /// At which moment the power goes.
@@ -50,6 +53,8 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// By position; none if the data is in the folder. After the nodes: they are killed before their disks go.
     disks: Vec<Disk>,
+    /// The same.
+    lossy: Vec<LossyMount>,
     folder: TempDir,
     binary: PathBuf,
     settings: Vec<Setting>,
@@ -75,6 +80,7 @@ impl Cluster {
         let mut cluster = Self {
             nodes: Vec::new(),
             disks: Vec::new(),
+            lossy: Vec::new(),
             folder,
             binary: find_binary()?,
             settings: options.settings,
@@ -95,6 +101,11 @@ impl Cluster {
                 let image = node.spec.folder.join("disk.image");
                 let disk = tokio::task::block_in_place(|| Disk::make(&image, &node.data_dir(), mib))?;
                 cluster.disks.push(disk);
+            }
+        }
+        if let Some(mib) = options.lossy_mib {
+            for node in &cluster.nodes {
+                cluster.lossy.push(LossyMount::new(&node.data_dir(), mib)?);
             }
         }
         for node in &cluster.nodes {
@@ -148,6 +159,33 @@ impl Cluster {
         Ok(())
     }
 
+    /// The disks that the nodes have because of [`ClusterOptions::lossy_mib`], by position; else none.
+    pub fn lossy_disks(&self) -> Vec<LossyDisk> {
+        self.lossy.iter().map(|mount| mount.disk().clone()).collect()
+    }
+
+    /// After the power of their [`LossyDisk`]s was cut: ends the processes of these nodes, and gives the power back. They are not started.
+    ///
+    /// # Errors
+    /// When a process does not go.
+    pub async fn power_up(&self, positions: &[usize]) -> anyhow::Result<()> {
+        for position in positions {
+            self.nodes[*position].send_kill()?;
+        }
+        for position in positions {
+            // Who waits for a disk that was cut cannot die before it is let go.
+            let disk = self.lossy.get(*position).map(LossyMount::disk);
+            if let Some(disk) = disk {
+                disk.release();
+            }
+            self.nodes[*position].kill().await?;
+            if let Some(disk) = disk {
+                disk.power_up();
+            }
+        }
+        Ok(())
+    }
+
     /// The nodes, in the order of their ids.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
@@ -158,9 +196,15 @@ impl Cluster {
         self.folder.path()
     }
 
-    /// Leaves the folder where it is when the cluster ends.
+    /// Leaves the folder where it is when the cluster ends. What is on lossy disks is copied there, as it is now.
     pub fn keep_folder(&mut self) {
         self.folder.disable_cleanup(true);
+        for (node, mount) in self.nodes.iter().zip(&self.lossy) {
+            let copy = node.spec.folder.join("data-as-it-was");
+            if let Err(error) = mount.disk().save(&copy) {
+                eprintln!("{} cannot be written: {error:#}", copy.display());
+            }
+        }
     }
 
     /// New connections to all nodes.

@@ -25,6 +25,7 @@ pub mod disk;
 pub mod findings;
 pub mod history;
 pub mod ledger;
+pub mod lossy;
 pub mod monitor;
 pub mod nemesis;
 pub mod node;

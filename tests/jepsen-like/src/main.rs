@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use brama_faults::findings::{Findings, Verdict};
+use brama_faults::lossy::LossyMount;
 use brama_faults::progress;
 use brama_faults::report::Folder;
 use brama_faults::run::{Keep, RunOptions, run};
@@ -51,6 +53,39 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// The same on disks that forget or tear what was not synced; needs root, and /dev/fuse
+    LossyPower {
+        /// Cuts of all nodes at once
+        #[arg(long, default_value_t = 50)]
+        times: u32,
+        /// Cuts of single nodes
+        #[arg(long, default_value_t = 20)]
+        singles: u32,
+        /// First starts are cut short at every n-th of their syncs
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        stride: u32,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// A sync fails once: the node stops, the others go on, and it comes back; needs root, and /dev/fuse
+    FsyncError {
+        /// How often each kind is played
+        #[arg(long, default_value_t = 3)]
+        times: u32,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// The disk of one node is slow; needs root, and /dev/fuse
+    SlowDisk {
+        /// How long each is slow
+        #[arg(long, default_value_t = 15)]
+        seconds: u64,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Every file of a node is damaged; it says so, or nothing is lost
     Damage {
         /// Fewer places, and only after kill -9
@@ -85,6 +120,12 @@ enum Command {
     },
     /// Nodes join, are removed, and lose their data
     Membership,
+    /// A voter loses its data, and comes back under its old id
+    WipedVoter {
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Many clients share a circuit: how soon all of them reject, and how many pass half-open
     Fleet {
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=5000))]
@@ -106,6 +147,16 @@ enum Command {
     Stopped {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
+    },
+    /// Runs a program whose temporary files (TMPDIR) are on a lossy disk; needs root, and /dev/fuse
+    #[command(hide = true)]
+    OnLossyDisk {
+        /// Room on the disk
+        #[arg(long, default_value_t = 1024)]
+        mib: u64,
+        /// The program, and what it is told
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<std::ffi::OsString>,
     },
     /// One process of `fleet`
     #[command(hide = true)]
@@ -158,6 +209,15 @@ async fn main() -> ExitCode {
             Err(error) => {
                 eprintln!("{error:#}");
                 ExitCode::FAILURE
+            }
+        };
+    }
+    if let Command::OnLossyDisk { mib, program } = command {
+        return match on_lossy_disk(mib, &program).await {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("{error:#}");
+                Verdict::Unknown.into()
             }
         };
     }
@@ -216,6 +276,28 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
             println!("power: again with: power --times {times} --singles {singles} --seed {seed}");
             scenario::power(times, singles, seed).await
         }
+        Command::LossyPower {
+            times,
+            singles,
+            stride,
+            seed,
+        } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!(
+                "lossy-power: again with: lossy-power --times {times} --singles {singles} --stride {stride} --seed {seed}"
+            );
+            scenario::lossy_power(times, singles, stride, seed).await
+        }
+        Command::FsyncError { times, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("fsync-error: again with: fsync-error --times {times} --seed {seed}");
+            scenario::fsync_error(times, seed).await
+        }
+        Command::SlowDisk { seconds, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("slow-disk: again with: slow-disk --seconds {seconds} --seed {seed}");
+            scenario::slow_disk(Duration::from_secs(seconds), seed).await
+        }
         Command::Damage { short, seed } => {
             let seed = seed.unwrap_or_else(random_seed);
             let (extent, flag) = if short {
@@ -251,6 +333,11 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
             println!("membership");
             scenario::membership().await
         }
+        Command::WipedVoter { seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("wiped-voter: again with: wiped-voter --seed {seed}");
+            scenario::wiped_voter(seed).await
+        }
         Command::Fleet {
             clients,
             processes,
@@ -267,8 +354,35 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
             println!("stopped: every node, for {seconds} s");
             scenario::stopped(seconds).await
         }
-        Command::Replicas { .. } => anyhow::bail!("it was begun before"),
+        Command::OnLossyDisk { .. } | Command::Replicas { .. } => anyhow::bail!("it was begun before"),
     }
+}
+
+/// The program's own exit code, when it has one.
+async fn on_lossy_disk(mib: u64, program: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
+    if let Some(why) = LossyMount::is_impossible() {
+        anyhow::bail!("there can be no lossy disk here: {why}");
+    }
+    let folder = tempfile::Builder::new().prefix("brama-lossy-").tempdir()?;
+    let mount = LossyMount::new(&folder.path().join("disk"), mib)?;
+    let mut running = tokio::process::Command::new(&program[0])
+        .args(&program[1..])
+        .env("TMPDIR", mount.path())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot start {}", program[0].display()))?;
+    let ended = tokio::select! {
+        ended = running.wait() => ended?,
+        // What ran is killed, and then the disk is unmounted.
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+    };
+    let counts = mount.disk().counts();
+    println!(
+        "the lossy disk saw {} writes and {} syncs",
+        counts.writes, counts.syncs
+    );
+    let code = ended.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// Short enough to be typed again.

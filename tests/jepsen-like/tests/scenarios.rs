@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use brama_faults::disk::Disk;
 use brama_faults::findings::{Findings, Verdict};
+use brama_faults::lossy::LossyMount;
 use brama_faults::run::{Keep, RunOptions, run};
 use brama_faults::scenario;
 use brama_faults::workload::Mix;
@@ -96,6 +97,40 @@ async fn acknowledged_reports_survive_power_cuts() {
         return;
     }
     holds(|| scenario::power(2, 1, 1)).await;
+}
+
+fn lossy_disks() -> bool {
+    if let Some(why) = LossyMount::is_impossible() {
+        println!("SKIPPED: {why}");
+        return false;
+    }
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_reports_survive_disks_that_tear_what_was_not_synced() {
+    if lossy_disks() {
+        holds(|| scenario::lossy_power(4, 1, 7, 1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_sync_failed_stops_and_comes_back() {
+    if lossy_disks() {
+        holds(|| scenario::fsync_error(1, 1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_disk_stops_neither_writes_nor_timers() {
+    if lossy_disks() {
+        holds(|| scenario::slow_disk(Duration::from_secs(6), 1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_without_its_data_is_refused_and_gives_no_vote() {
+    holds(|| scenario::wiped_voter(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

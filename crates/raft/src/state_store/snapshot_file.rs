@@ -100,6 +100,8 @@ pub(crate) fn newest(folder: &Path) -> Result<Option<SnapshotFile>, SnapshotFile
             names.push(name);
         }
     }
+    // The newest may have been named by a process that was killed before it could sync the name. The log that it covers is purged from now on.
+    sync_folder(folder)?;
     names.sort();
     names
         .pop()

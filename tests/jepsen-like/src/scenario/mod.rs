@@ -5,6 +5,9 @@
 //! | `kill-leader` | G12: writes go on soon after the leader dies; G7: subscribers miss nothing |
 //! | `kill-all` | G8, G3: what was acknowledged survives kill -9 of all nodes at once |
 //! | `power` | G8, G3, G7: what was acknowledged survives power cuts of all nodes at once, and of single ones |
+//! | `lossy-power` | the same on disks that tear what was not synced, just before and just after syncs and acknowledgements; first starts that are cut short |
+//! | `fsync-error` | G8: a node whose sync failed once acknowledges nothing any more, and comes back |
+//! | `slow-disk` | G12, G5: a disk that is slow stops neither writes nor timers for long |
 //! | `damage` | G8: a damaged file is told, or nothing is lost by it |
 //! | `many-due` | G5: many openings that end in the same moment end on time; G4: none early |
 //! | `visibility` | G2: an opening is seen elsewhere at once |
@@ -12,6 +15,7 @@
 //! | `sigterm` | G12: a leader that is told to stop hands over |
 //! | `full-disk` | a full disk costs no acknowledged report, no client an error, and mends by itself |
 //! | `membership` | nodes come and go; one that lost its data is refused |
+//! | `wiped-voter` | G8: a voter that lost its data is refused under its old id, and gives no vote |
 //! | `fleet` | a thousand clients all reject soon after the deciding failure; G6: as many pass half-open as there are probes |
 //! | `busy` | G3: a million outcomes a second are under a hundred batches, and each counts once though leaders die |
 //! | `stopped` | G11: with every node stopped decisions go on, nobody waits, and nothing is lost |
@@ -20,6 +24,7 @@ mod busy;
 mod damage;
 mod faketime;
 mod fleet;
+mod fsync_error;
 mod full_disk;
 mod kill_all;
 mod kill_leader;
@@ -28,20 +33,25 @@ mod membership;
 mod power;
 mod pulse;
 mod sigterm;
+mod slow_disk;
 mod stage;
 mod stopped;
 mod visibility;
+mod wiped_voter;
 
 pub use busy::busy;
 pub use damage::{Extent, damage};
 pub use faketime::{Machine, faketime, library};
 pub use fleet::{fleet, replicas};
+pub use fsync_error::fsync_error;
 pub use full_disk::{full_disk, small_disks};
 pub use kill_all::kill_all;
 pub use kill_leader::kill_leader;
 pub use many_due::many_due;
 pub use membership::membership;
-pub use power::power;
+pub use power::{lossy_power, power};
 pub use sigterm::sigterm;
+pub use slow_disk::slow_disk;
 pub use stopped::stopped;
 pub use visibility::visibility;
+pub use wiped_voter::wiped_voter;

@@ -26,14 +26,20 @@ const CLIENT: u32 = 1000;
 /// A running pulse; it ends when it is dropped.
 pub(super) struct Pulse {
     targets: Arc<Mutex<Targets>>,
+    on_next: OnNext,
     acknowledged: Arc<Mutex<Vec<Beat>>>,
     stop: CancellationToken,
     task: JoinSet<()>,
 }
 
+/// To be done once, in the moment of an acknowledgement.
+type OnNext = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
 /// An acknowledged write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Beat {
+    /// The position of the node that it went through.
+    pub(super) node: usize,
     pub(super) started: Micros,
     pub(super) ended: Micros,
 }
@@ -52,6 +58,7 @@ impl Pulse {
                 nodes: stage.nodes.clone(),
                 positions,
             })),
+            on_next: Arc::default(),
             acknowledged: Arc::default(),
             stop: CancellationToken::new(),
             task: JoinSet::new(),
@@ -60,7 +67,7 @@ impl Pulse {
             stage.history.clone(),
             stage.circuits.clone(),
             pulse.targets.clone(),
-            pulse.acknowledged.clone(),
+            (pulse.acknowledged.clone(), pulse.on_next.clone()),
             pulse.stop.clone(),
         );
         let mut pulse = pulse;
@@ -74,6 +81,24 @@ impl Pulse {
             nodes: stage.nodes.clone(),
             positions,
         };
+    }
+
+    /// Does this as soon as the next write is acknowledged, before anybody else learns of it.
+    pub(super) fn on_next(&self, does: impl FnOnce() + Send + 'static) {
+        *self.on_next.lock() = Some(Box::new(does));
+    }
+
+    /// Takes back what [`Pulse::on_next`] was told, if it was not done.
+    pub(super) fn on_next_nothing(&self) {
+        self.on_next.lock().take();
+    }
+
+    /// The writes through this node that were sent at this moment or later, and acknowledged.
+    pub(super) fn through(&self, node: usize, since: Micros) -> usize {
+        let acknowledged = self.acknowledged.lock();
+        let all = acknowledged.iter();
+        all.filter(|beat| beat.node == node && beat.started >= since)
+            .count()
     }
 
     /// When the first write was acknowledged of those that were sent at this moment or later.
@@ -108,7 +133,7 @@ async fn beat_on(
     history: Arc<History>,
     circuits: Arc<Circuits>,
     targets: Arc<Mutex<Targets>>,
-    acknowledged: Arc<Mutex<Vec<Beat>>>,
+    (acknowledged, on_next): (Arc<Mutex<Vec<Beat>>>, OnNext),
     stop: CancellationToken,
 ) {
     let mut ticks = tokio::time::interval(EVERY);
@@ -128,9 +153,13 @@ async fn beat_on(
                 targets.positions[number % targets.positions.len()],
             )
         };
-        let (history, circuits, acknowledged) = (history.clone(), circuits.clone(), acknowledged.clone());
+        let (history, circuits) = (history.clone(), circuits.clone());
+        let (acknowledged, on_next) = (acknowledged.clone(), on_next.clone());
         beats.spawn(async move {
             if let Some(beat) = beat(&history, &circuits, &nodes, node, number).await {
+                if let Some(does) = on_next.lock().take() {
+                    does();
+                }
                 acknowledged.lock().push(beat);
             }
         });
@@ -182,5 +211,5 @@ async fn beat(
         Err(Failure::Unknown(message)) => Outcome::Unknown(message),
     };
     history.end(op, 1, outcome);
-    is_ok.then_some(Beat { started, ended })
+    is_ok.then_some(Beat { node, started, ended })
 }

@@ -61,6 +61,22 @@ pub(super) struct Group<'a> {
     pub(super) steps: &'a [u8],
 }
 
+/// A group as it was found in a file, with the file's header: what a failed sync may have left in the kernel's memory alone.
+pub(super) struct Found {
+    file: Arc<File>,
+    header: Vec<u8>,
+    at: u64,
+    group: Vec<u8>,
+}
+
+impl Found {
+    /// Writes both where they were found; durable with the next sync.
+    pub(super) fn write_again(&self) -> io::Result<()> {
+        self.file.write_all_at(&self.header, 0)?;
+        self.file.write_all_at(&self.group, self.at)
+    }
+}
+
 /// The name of the file with this number.
 pub(super) fn name(slot: u32) -> String {
     format!("{PREFIX}{slot}")
@@ -147,6 +163,19 @@ impl JournalFile {
         }
         self.end = at as u64;
         groups
+    }
+
+    /// A group of this file, which has this content.
+    pub(super) fn found(&self, content: &[u8], group: &Group<'_>) -> Found {
+        let at = group.at - GROUP_HEADER as u64;
+        let begin = usize::try_from(at).unwrap_or(usize::MAX);
+        let end = begin.saturating_add(GROUP_HEADER + group.steps.len());
+        Found {
+            file: self.file.clone(),
+            header: content.get(..FILE_HEADER).unwrap_or_default().to_vec(),
+            at,
+            group: content.get(begin..end).unwrap_or_default().to_vec(),
+        }
     }
 
     /// Where the next whole group begins, at `from` or behind.

@@ -94,13 +94,16 @@ impl Disk {
 
         let (found, identity) = files::find(folder, expected)?;
         let mut replay = Replay::default();
+        let mut newest = None;
         let mut files = Vec::new();
         for mut file in found {
             let path = folder.join(journal::name(file.slot()));
             let content = fs::read(&path).map_err(|e| LogError::io("read", &path, e))?;
-            for group in file.groups(&content, &identity) {
-                replay.group(&group, &mut file, &path)?;
+            let groups = file.groups(&content, &identity);
+            for group in &groups {
+                replay.group(group, &mut file, &path)?;
             }
+            newest = groups.last().map(|group| file.found(&content, group)).or(newest);
             files.push(file);
         }
         let (record, index) = replay.finish(folder)?;
@@ -111,7 +114,13 @@ impl Disk {
             );
             return Err(damaged(folder, what));
         }
-        // The kernel may still hold what the last process wrote. Others take for durable what is found now.
+        // The kernel may still hold what the last process wrote. Others take for durable what is found now. If that process ended because a sync failed, then the
+        // kernel takes the newest group for written though it is not, and no sync would write it: so it is written once more.
+        if let Some(newest) = newest {
+            newest
+                .write_again()
+                .map_err(|e| LogError::io("write", folder, e))?;
+        }
         sync_files(folder)?;
         let files = Files::new(folder, identity, file_bytes, files, record.seq);
         let disk = Self {

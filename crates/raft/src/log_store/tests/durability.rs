@@ -199,6 +199,48 @@ async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     assert_eq!(all(&log).await[..3], entries(1, 0..3, 100)[..]);
 }
 
+/// After a failed sync the kernel holds what is not on the disk, and takes it for written: only a write makes the next sync write it.
+#[tokio::test]
+async fn a_log_that_is_opened_writes_its_newest_group_again() {
+    let mut log = TestLog::new(SMALL);
+    for index in 0..10 {
+        log.append(entries(1, index..index + 1, 3000)).await;
+    }
+    let folder = log.folder.clone();
+    log.store.handle().close().await.unwrap();
+    let long_ago = std::time::UNIX_EPOCH;
+    let files = |log: &Path| -> Vec<(PathBuf, Vec<u8>, bool)> {
+        let names = std::fs::read_dir(log).unwrap().map(|file| file.unwrap().path());
+        let mut files: Vec<_> = names
+            .filter(|path| {
+                path.file_name()
+                    .unwrap()
+                    .to_string_lossy()
+                    .starts_with("journal-")
+            })
+            .map(|path| {
+                let written = path.metadata().unwrap().modified().unwrap() != long_ago;
+                (path.clone(), std::fs::read(path).unwrap(), written)
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files(&folder);
+    for (path, ..) in &before {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+    let (_disk, _) = Disk::open(&folder, None, SMALL.file_bytes).unwrap();
+    let after = files(&folder);
+    let written: Vec<_> = after.iter().filter(|(_, _, written)| *written).collect();
+    assert_eq!(written.len(), 1, "the file with the newest group, and no other");
+    let content = |files: &[(PathBuf, Vec<u8>, bool)]| -> Vec<Vec<u8>> {
+        files.iter().map(|(_, content, _)| content.clone()).collect()
+    };
+    assert_eq!(content(&before), content(&after), "and nothing is changed by it");
+}
+
 #[tokio::test]
 async fn writes_that_wait_when_the_disk_fails_all_fail() {
     let (mut log, control) = controlled();
