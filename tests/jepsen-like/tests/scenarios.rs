@@ -8,6 +8,7 @@ use brama_faults::disk::Disk;
 use brama_faults::findings::{Findings, Verdict};
 use brama_faults::run::{Keep, RunOptions, run};
 use brama_faults::scenario;
+use brama_faults::workload::Mix;
 use tokio::sync::Mutex;
 
 /// Each scenario has three processes and measures time: one after the other.
@@ -38,6 +39,9 @@ async fn nothing_is_broken_by_random_faults() {
         seconds: 5,
         seed: 1,
         clients: 6,
+        nodes: 3,
+        faults: None,
+        mix: Mix::Everything,
         small_log: false,
         keep: Keep::IfBroken,
         report: None,

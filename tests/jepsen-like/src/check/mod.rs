@@ -16,7 +16,7 @@ pub mod offset;
 mod permits;
 mod reads;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod timing;
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use crate::circuits::{CircuitIndex, Circuits};
 use crate::findings::Findings;
 use crate::history::Op;
 use crate::ledger::Seen;
-use crate::nemesis::FaultRecord;
+use crate::nemesis::{FaultRecord, Span};
 
 /// What a run left behind.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct Evidence {
     pub events: BTreeMap<u64, Seen>,
     /// What the nemesis did.
     pub faults: Vec<FaultRecord>,
+    /// What the nemesis left of the cluster, all the time.
+    pub spans: Vec<Span>,
 }
 
 /// All checks on the evidence.

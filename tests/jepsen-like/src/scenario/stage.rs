@@ -97,6 +97,7 @@ impl Stage {
             ops: self.history.ops(),
             events: self.ledger.events(),
             faults: Vec::new(),
+            spans: Vec::new(),
         }
     }
 
