@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -11,6 +12,8 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::disk::Disk;
+use crate::hosts::{self, Hosts, socket_address};
+use crate::links::Links;
 use crate::lossy::{LossyDisk, LossyMount};
 use crate::node::{Node, NodeSpec};
 use crate::rpc::{Nodes, answer, timed};
@@ -36,6 +39,12 @@ pub struct ClusterOptions {
     pub disk_mib: Option<u32>,
     /// Each node's data is on a [`LossyDisk`] of its own, of so many MiB. Only root can have that.
     pub lossy_mib: Option<u64>,
+    /// How many nodes there are; `None`: three.
+    pub nodes: Option<u64>,
+    /// Where they run; `None`: all on loopback.
+    pub hosts: Option<Arc<Hosts>>,
+    /// Whether each link between hosts goes through a proxy.
+    pub proxies: bool,
 }
 
 /// At which moment the power goes.
@@ -58,10 +67,13 @@ pub struct Cluster {
     folder: TempDir,
     binary: PathBuf,
     settings: Vec<Setting>,
+    links: Option<Links>,
+    /// Removed when all is gone that runs there.
+    hosts: Option<Arc<Hosts>>,
 }
 
 impl Cluster {
-    /// Starts three nodes, and waits until each knows the same leader.
+    /// Starts the nodes, and waits until each knows the same leader.
     ///
     /// # Errors
     /// When there is no binary, or it does not become a cluster in time.
@@ -84,15 +96,20 @@ impl Cluster {
             folder,
             binary: find_binary()?,
             settings: options.settings,
+            links: None,
+            hosts: options.hosts,
         };
-        for id in 1..=3 {
+        if let (Some(hosts), true) = (&cluster.hosts, options.proxies) {
+            cluster.links = Some(Links::start(hosts)?);
+        }
+        for id in 1..=options.nodes.unwrap_or(3) {
             let env = options.env.iter().find(|(of, _)| *of == id);
             cluster.define(id, env.map(|(_, env)| env.clone()).unwrap_or_default())?;
         }
         let members = cluster.nodes.iter().map(|node| {
             toml::Table::from_iter([
                 ("id".to_owned(), toml::Value::from(node.spec.id.cast_signed())),
-                ("peer".to_owned(), node.spec.peer.to_string().into()),
+                ("peer".to_owned(), node.spec.peer_address.to_string().into()),
             ])
         });
         let members: Vec<toml::Table> = members.collect();
@@ -124,7 +141,11 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn join(&mut self, id: u64) -> anyhow::Result<usize> {
-        let seeds: Vec<String> = self.nodes.iter().map(|node| node.spec.peer.to_string()).collect();
+        let seeds: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| node.spec.peer_address.to_string())
+            .collect();
         self.define(id, Vec::new())?;
         let position = self.nodes.len() - 1;
         let node = &self.nodes[position];
@@ -212,7 +233,20 @@ impl Cluster {
     /// # Errors
     /// Never, for addresses made here.
     pub fn connect(&self) -> anyhow::Result<Nodes> {
-        Nodes::new(self.addresses())
+        match &self.hosts {
+            None => Nodes::new(self.addresses()),
+            Some(hosts) => Nodes::from_host(hosts.clients(), self.addresses()),
+        }
+    }
+
+    /// The proxies between the nodes, if there are any.
+    pub fn links(&self) -> Option<&Links> {
+        self.links.as_ref()
+    }
+
+    /// The hosts of the nodes, if they have any.
+    pub fn hosts(&self) -> Option<&Arc<Hosts>> {
+        self.hosts.as_ref()
     }
 
     /// Where the nodes serve clients, by position.
@@ -309,19 +343,18 @@ impl Cluster {
     fn define(&mut self, id: u64, env: Vec<(String, String)>) -> anyhow::Result<()> {
         let folder = self.folder.path().join(format!("node{id}"));
         std::fs::create_dir_all(&folder)?;
-        let taken: Vec<SocketAddr> = self
-            .nodes
-            .iter()
-            .flat_map(|node| [node.spec.client, node.spec.peer])
-            .collect();
-        let client = free_address(&taken)?;
-        let peer = free_address(&[&taken[..], &[client]].concat())?;
+        let places = match &self.hosts {
+            Some(hosts) => Places::on_host(id, self.links.is_some(), hosts)?,
+            None => Places::on_loopback(&self.nodes)?,
+        };
         let spec = NodeSpec {
             id,
-            client,
-            peer,
+            client: places.client,
+            peer: places.peer,
+            peer_address: places.peer_address,
             folder,
             env,
+            host: places.host,
         };
         self.nodes.push(Node::new(self.binary.clone(), spec));
         Ok(())
@@ -342,6 +375,7 @@ impl Cluster {
         set("node", "data_dir", node.data_dir().display().to_string().into());
         set("node", "client_listen", spec.client.to_string().into());
         set("node", "peer_listen", spec.peer.to_string().into());
+        set("node", "peer_address", spec.peer_address.to_string().into());
         set("cluster", "name", "faults".into());
         set("cluster", origin.0, origin.1);
         set("log", "format", "json".into());
@@ -352,6 +386,42 @@ impl Cluster {
         }
         std::fs::write(node.config_path(), toml::to_string(&file)?)?;
         Ok(())
+    }
+}
+
+/// Where a node is.
+struct Places {
+    client: SocketAddr,
+    peer: SocketAddr,
+    peer_address: SocketAddr,
+    host: Option<Arc<hosts::Namespace>>,
+}
+
+impl Places {
+    fn on_host(id: u64, proxied: bool, hosts: &Hosts) -> anyhow::Result<Self> {
+        let own = hosts::address(id);
+        let known = if proxied { hosts::steered(id) } else { own };
+        Ok(Self {
+            client: socket_address(own, hosts::CLIENT_PORT),
+            peer: socket_address(own, hosts::PEER_PORT),
+            peer_address: socket_address(known, hosts::PEER_PORT),
+            host: Some(hosts.node(id)?.clone()),
+        })
+    }
+
+    fn on_loopback(nodes: &[Node]) -> anyhow::Result<Self> {
+        let taken: Vec<SocketAddr> = nodes
+            .iter()
+            .flat_map(|node| [node.spec.client, node.spec.peer])
+            .collect();
+        let client = free_address(&taken)?;
+        let peer = free_address(&[&taken[..], &[client]].concat())?;
+        Ok(Self {
+            client,
+            peer,
+            peer_address: peer,
+            host: None,
+        })
     }
 }
 

@@ -1,10 +1,13 @@
-//! Fault runs against real `brama` processes: they are killed with -9 and stopped with SIGSTOP while clients work, and then
-//! everything that was seen is held against the contract.
+//! Fault runs against real `brama` processes: they die, stop, are cut off from each other, get slow links and wrong clocks while clients
+//! work, and then everything that was seen is held against the contract.
 //!
 //! ```text
-//!   cluster      three `brama serve` processes, each with its own directory, ports and log
+//!   hosts        network namespaces: one a node, and one for all clients
+//!   links        packets that are dropped, and a proxy for each link from node to node
+//!      ▲
+//!   cluster      `brama serve` processes, each with its own directory, addresses and log
 //!      ▲ ▲
-//!      │ └──────── nemesis      kills, pauses, restarts, resumes (seeded)
+//!      │ └──────── nemesis      breaks and mends all of that, one thing or several at once (seeded), and looks whether it is so
 //!      │
 //!   workload     clients: every operation goes to the history with its start, its end and its outcome
 //!   subscriber   one a node: every event goes to the ledger, in order or not at all
@@ -24,7 +27,9 @@ pub mod cluster;
 pub mod disk;
 pub mod findings;
 pub mod history;
+pub mod hosts;
 pub mod ledger;
+pub mod links;
 pub mod lossy;
 pub mod monitor;
 pub mod nemesis;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use brama_faults::findings::{Findings, Verdict};
 use brama_faults::lossy::LossyMount;
+use brama_faults::nemesis::Family;
 use brama_faults::progress;
 use brama_faults::report::Folder;
 use brama_faults::run::{Keep, RunOptions, run};
@@ -26,7 +27,10 @@ struct Faults {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Kill and stop nodes at random while clients work, then check everything that was seen
+    /// Break things at random while clients work, then check everything that was seen
+    ///
+    /// As root, each node is on a host of its own (a network namespace), and so are the clients. Else all are on loopback, and the network
+    /// stays as it is.
     Run(RunArgs),
     /// The leader is killed; writes go on soon, and subscribers miss nothing
     KillLeader {
@@ -175,6 +179,15 @@ struct RunArgs {
     /// How long things are broken
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// The same in minutes
+    #[arg(long, conflicts_with = "seconds")]
+    minutes: Option<u64>,
+    /// What goes wrong [default: all that this machine can do]
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "KIND,...")]
+    faults: Vec<Chosen>,
+    /// Members of the cluster
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(3..=5))]
+    nodes: u64,
     /// Repeats a run, as far as processes repeat anything [default: random]
     #[arg(long)]
     seed: Option<u64>,
@@ -193,6 +206,47 @@ struct RunArgs {
     /// Where the page about the run is written [default: target/faults/<time>-<seed>/report.html]
     #[arg(long, value_name = "PATH")]
     report: Option<PathBuf>,
+}
+
+/// A family of faults, or all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chosen {
+    One(Family),
+    All,
+}
+
+impl clap::ValueEnum for Chosen {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [Chosen; Family::ALL.len() + 1] = {
+            let mut all = [Chosen::All; Family::ALL.len() + 1];
+            let mut at = 0;
+            while at < Family::ALL.len() {
+                all[at] = Chosen::One(Family::ALL[at]);
+                at += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        match self {
+            Self::One(family) => family.to_possible_value(),
+            Self::All => Some(clap::builder::PossibleValue::new("all").help("Every kind")),
+        }
+    }
+}
+
+impl RunArgs {
+    fn families(&self) -> Option<Vec<Family>> {
+        if self.faults.is_empty() {
+            return None;
+        }
+        let chosen = |family: &Family| {
+            self.faults.contains(&Chosen::All) || self.faults.contains(&Chosen::One(*family))
+        };
+        Some(Family::ALL.into_iter().filter(chosen).collect())
+    }
 }
 
 #[tokio::main]
@@ -224,8 +278,9 @@ async fn main() -> ExitCode {
     let outcome = tokio::select! {
         outcome = dispatch(command) => outcome,
         never = progress::show() => match never {},
-        // Dropping what runs kills the processes and removes their folder.
+        // Dropping what runs kills the processes, and removes their folder and their hosts.
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        () = terminated() => Err(anyhow::anyhow!("told to end")),
     };
     match outcome {
         Ok(findings) => {
@@ -239,12 +294,23 @@ async fn main() -> ExitCode {
     }
 }
 
+async fn terminated() {
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut signals) => {
+            signals.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
 async fn dispatch(command: Command) -> anyhow::Result<Findings> {
     match command {
         Command::Run(args) => {
             let seed = args.seed.unwrap_or_else(random_seed);
             let options = RunOptions {
-                seconds: args.seconds,
+                seconds: args.minutes.map_or(args.seconds, |minutes| minutes * 60),
+                faults: args.families(),
+                nodes: args.nodes,
                 seed,
                 clients: args.clients,
                 mix: args.workload,

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -12,6 +13,8 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
+
+use crate::hosts::Namespace;
 
 /// How often a process that should end is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -29,8 +32,12 @@ pub struct NodeSpec {
     pub peer: SocketAddr,
     /// Holds the configuration, the log and the data.
     pub folder: PathBuf,
+    /// `node.peer_address`, where it is not the address at which it listens.
+    pub peer_address: SocketAddr,
     /// Set for the process, beside the environment of the harness.
     pub env: Vec<(String, String)>,
+    /// Where it runs; `None`: where the harness does.
+    pub host: Option<Arc<Namespace>>,
 }
 
 /// A node, running or not. Dropping it kills the process.
@@ -51,6 +58,8 @@ enum State {
     Paused(Child),
     /// Killed, and perhaps not gone yet.
     Dying(Child),
+    /// Told to end.
+    Stopping(Child),
     /// Ended without `kill`.
     Ended(ExitStatus),
 }
@@ -86,7 +95,10 @@ impl Node {
     /// When the binary cannot be started, or the log not be written.
     pub fn start(&self) -> anyhow::Result<()> {
         let mut state = self.state.lock();
-        if matches!(*state, State::Running(_) | State::Paused(_) | State::Dying(_)) {
+        if matches!(
+            *state,
+            State::Running(_) | State::Paused(_) | State::Dying(_) | State::Stopping(_)
+        ) {
             return Ok(());
         }
         let log = append_to(&self.log_path())?;
@@ -97,7 +109,7 @@ impl Node {
                 command.env_remove(key);
             }
         }
-        let child = command
+        command
             .arg("serve")
             .arg("--config")
             .arg(self.config_path())
@@ -105,9 +117,18 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.binary.display()))?;
+            .kill_on_drop(true);
+        let child = match &self.spec.host {
+            None => command.spawn(),
+            Some(host) => {
+                let runtime = tokio::runtime::Handle::current();
+                host.run(move || {
+                    let _in_runtime = runtime.enter();
+                    command.spawn()
+                })?
+            }
+        };
+        let child = child.with_context(|| format!("cannot start {}", self.binary.display()))?;
         *state = State::Running(child);
         Ok(())
     }
@@ -139,7 +160,7 @@ impl Node {
     pub fn send_kill(&self) -> anyhow::Result<()> {
         let mut state = self.state.lock();
         match std::mem::replace(&mut *state, State::Down) {
-            State::Running(mut child) | State::Paused(mut child) => {
+            State::Running(mut child) | State::Paused(mut child) | State::Stopping(mut child) => {
                 let sent = child.start_kill();
                 *state = State::Dying(child);
                 Ok(sent?)
@@ -200,6 +221,53 @@ impl Node {
         }
     }
 
+    /// Asks the process to end, with SIGTERM, and waits until it has: that is no end by itself.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end in time; then it is killed.
+    pub async fn stop(&self, within: Duration) -> anyhow::Result<ExitStatus> {
+        {
+            let mut state = self.state.lock();
+            match std::mem::replace(&mut *state, State::Down) {
+                State::Running(child) => {
+                    let sent = signal(&child, Signal::SIGTERM);
+                    *state = State::Stopping(child);
+                    sent?;
+                }
+                other => {
+                    *state = other;
+                    bail!("node {} does not run", self.spec.id);
+                }
+            }
+        }
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.stopped()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                self.kill().await?;
+                bail!(
+                    "node {} was told to end, and did not within {within:?}",
+                    self.spec.id
+                );
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn stopped(&self) -> anyhow::Result<Option<ExitStatus>> {
+        let mut state = self.state.lock();
+        let State::Stopping(child) = &mut *state else {
+            bail!("node {} was killed while it ended", self.spec.id);
+        };
+        let status = child.try_wait()?;
+        if status.is_some() {
+            *state = State::Down;
+        }
+        Ok(status)
+    }
+
     /// Waits until the process has ended by itself; `None`: it has not, `within` this time.
     ///
     /// # Errors
@@ -230,14 +298,16 @@ impl Node {
         }
         Ok(match &*state {
             State::Ended(status) => Some(*status),
-            State::Down | State::Running(_) | State::Paused(_) | State::Dying(_) => None,
+            State::Down | State::Running(_) | State::Paused(_) | State::Dying(_) | State::Stopping(_) => None,
         })
     }
 
     /// The number of the process, while there is one.
     pub fn pid(&self) -> Option<u32> {
         match &*self.state.lock() {
-            State::Running(child) | State::Paused(child) | State::Dying(child) => child.id(),
+            State::Running(child) | State::Paused(child) | State::Dying(child) | State::Stopping(child) => {
+                child.id()
+            }
             State::Down | State::Ended(_) => None,
         }
     }
@@ -258,7 +328,9 @@ impl Node {
     fn is_reaped(&self) -> anyhow::Result<bool> {
         match &mut *self.state.lock() {
             State::Dying(child) => Ok(child.try_wait()?.is_some()),
-            State::Down | State::Ended(_) | State::Running(_) | State::Paused(_) => Ok(true),
+            State::Down | State::Ended(_) | State::Running(_) | State::Paused(_) | State::Stopping(_) => {
+                Ok(true)
+            }
         }
     }
 }

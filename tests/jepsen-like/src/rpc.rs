@@ -2,14 +2,19 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use brama_proto::v1::circuits_client::CircuitsClient;
 use brama_proto::v1::cluster_client::ClusterClient;
 use brama_proto::v1::events_client::EventsClient;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
+
+use crate::hosts::Namespace;
 
 /// Loopback answers at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -43,6 +48,29 @@ impl Nodes {
     /// When one is not an address.
     pub fn new(addresses: impl IntoIterator<Item = SocketAddr>) -> anyhow::Result<Self> {
         let channel = |address| anyhow::Ok(endpoint(address)?.connect_lazy());
+        let channels = addresses
+            .into_iter()
+            .map(channel)
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Self { channels })
+    }
+
+    /// The same, from another host.
+    ///
+    /// # Errors
+    /// When one is not an address.
+    pub fn from_host(
+        host: &Arc<Namespace>,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> anyhow::Result<Self> {
+        let channel = |address| {
+            let host = host.clone();
+            let connect = move |_: http::Uri| {
+                let host = host.clone();
+                async move { anyhow::Ok(TokioIo::new(dial(&host, address).await?)) }
+            };
+            anyhow::Ok(endpoint(address)?.connect_with_connector_lazy(tower::service_fn(connect)))
+        };
         let channels = addresses
             .into_iter()
             .map(channel)
@@ -88,6 +116,12 @@ pub fn endpoint(address: SocketAddr) -> anyhow::Result<Endpoint> {
         .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(2))
         .keep_alive_while_idle(true))
+}
+
+async fn dial(host: &Namespace, address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = host.connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// A request that the node gives up after `within`.

@@ -1,12 +1,18 @@
 //! The long random run: faults, clients, subscribers; then everything is mended, and looked at.
 
+mod availability;
+mod coverage;
+mod ground;
+mod options;
+mod pulse;
+mod rest;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use brama_proto::v1;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
@@ -20,73 +26,25 @@ use crate::findings::{Findings, Verdict};
 use crate::history::{History, write_lines};
 use crate::ledger::{Ledger, Progress};
 use crate::monitor::Monitor;
-use crate::nemesis::Nemesis;
+use crate::nemesis::{Means, Nemesis};
 use crate::progress::{self, Now};
-use crate::report::{self, FaultBar, Folder, Keeps, Report};
-use crate::rpc::{Nodes, answer, timed};
+use crate::report::{self, FaultBar, Keeps, Report};
 use crate::subscriber::{Subscriber, reread};
 use crate::time::{Clock, Micros};
-use crate::workload::{Client, Mix};
+use crate::workload::Client;
+use coverage::Chosen;
+use ground::Ground;
+use pulse::Pulse;
+use rest::Rest;
+
+pub use availability::{Second, timeline};
+pub use options::{Keep, RunOptions};
 
 const CIRCUITS: usize = 20;
 /// Nothing is broken for so long at the beginning and at the end: then timers must be on time.
 const CALM: Duration = Duration::from_secs(4);
 /// How long a mended cluster may take until everything is equal everywhere.
 const HEAL: Duration = Duration::from_secs(30);
-
-/// What to run.
-#[derive(Clone, Debug)]
-pub struct RunOptions {
-    /// How long things are broken, in seconds.
-    pub seconds: u64,
-    /// Decides what happens.
-    pub seed: u64,
-    /// Clients at once.
-    pub clients: u32,
-    /// What they do.
-    pub mix: Mix,
-    /// Snapshots every few entries and a short event log, so that both are installed and compacted in the run.
-    pub small_log: bool,
-    /// What becomes of the folder with history, events and logs.
-    pub keep: Keep,
-    /// Where the page about it is written; `None`: nowhere.
-    pub report: Option<Folder>,
-}
-
-impl RunOptions {
-    /// Does the same again.
-    pub fn command(&self) -> String {
-        let small = if self.small_log { " --small-log" } else { "" };
-        format!(
-            "scripts/faults --seconds {} --seed {} --clients {} --workload {}{small}",
-            self.seconds, self.seed, self.clients, self.mix
-        )
-    }
-
-    /// Name and value of each.
-    fn shown(&self) -> Vec<(String, String)> {
-        [
-            ("seconds", self.seconds.to_string()),
-            ("seed", self.seed.to_string()),
-            ("clients", self.clients.to_string()),
-            ("workload", self.mix.to_string()),
-            ("small log", if self.small_log { "yes" } else { "no" }.to_owned()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
-    }
-}
-
-/// When the folder of a run stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// When something is broken, or the run could not be done.
-    IfBroken,
-    /// Also when something could not be told.
-    UnlessItHolds,
-    /// Always.
-    Always,
-}
 
 /// Runs it, and says what was found.
 ///
@@ -95,20 +53,22 @@ pub enum Keep {
 pub async fn run(options: RunOptions) -> anyhow::Result<Findings> {
     let mut rng = StdRng::seed_from_u64(options.seed);
     let circuits = Arc::new(Circuits::random(CIRCUITS, &mut rng));
+    let keep = options.keep;
+    let ground = Ground::make(&options)?;
     let cluster = Cluster::start(ClusterOptions {
         settings: settings(options.small_log),
-        ..Default::default()
+        ..ground.cluster(&options)
     })
     .await?;
     let mut run = Run {
         options,
         began: report::began(),
+        ground,
         clock: Clock::start(),
         cluster: Arc::new(cluster),
         circuits,
     };
     let outcome = run.play().await;
-    let keep = run.options.keep;
     let keeps = match outcome.as_ref().map(|(findings, ..)| findings.verdict()) {
         Ok(Verdict::Holds) => keep == Keep::Always,
         Ok(Verdict::Unknown) => keep != Keep::IfBroken,
@@ -172,6 +132,8 @@ struct Run {
     clock: Clock,
     cluster: Arc<Cluster>,
     circuits: Arc<Circuits>,
+    /// Removed after the cluster.
+    ground: Ground,
 }
 
 impl Run {
@@ -198,7 +160,8 @@ impl Run {
             watchers.spawn(subscriber.run(watching.clone()));
         }
         if options.small_log {
-            watchers.spawn(self.subscriber(4, &ledger)?.lazy().run(watching.clone()));
+            let lazy = self.subscriber(self.cluster.nodes().len() + 1, &ledger)?;
+            watchers.spawn(lazy.lazy().run(watching.clone()));
         }
         self.client(0, &history)?
             .register_all()
@@ -207,29 +170,36 @@ impl Run {
         for id in 1..=options.clients {
             clients.spawn(self.client(id, &history)?.run(working.clone()));
         }
+        for node in 0..self.cluster.nodes().len() {
+            clients.spawn(self.pulse(node, &history)?.run(working.clone()));
+        }
         tokio::time::sleep(CALM).await;
 
         // Things break, and are mended.
-        let nemesis = Nemesis::new(
-            self.cluster.clone(),
-            self.cluster.connect()?,
-            *clock,
-            options.seed,
-        );
-        let records = nemesis.records();
+        let means = Means {
+            families: self.ground.families.clone(),
+            clocks: self.ground.clocks.clone(),
+            run: Duration::from_secs(options.seconds),
+        };
+        let nemesis = Nemesis::new(self.cluster.clone(), means, *clock, options.seed)?;
+        let faults = nemesis.log();
         let following = {
-            let (history, ledger, monitor, records) =
-                (history.clone(), ledger.clone(), monitor.clone(), records.clone());
+            let (history, ledger, monitor, faults) =
+                (history.clone(), ledger.clone(), monitor.clone(), faults.clone());
             progress::follow(Duration::from_secs(options.seconds), move || Now {
                 operations: history.acknowledged(),
-                active: Vec::new(),
-                faults: records.lock().len(),
+                active: faults.active().iter().map(|fault| format!("{fault:?}")).collect(),
+                faults: faults.count(),
                 findings: ledger.problems() + monitor.problems(),
             })
         };
         let mut breaks = JoinSet::new();
         breaks.spawn(nemesis.run(breaking.clone()));
-        tokio::time::sleep(Duration::from_secs(options.seconds)).await;
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(options.seconds)) => {}
+            // It ends before it is told to only if it cannot go on.
+            Some(broke) = breaks.join_next() => broke?.context("the nemesis could not go on")?,
+        }
         breaking.cancel();
         while let Some(broke) = breaks.join_next().await {
             broke?.context("the nemesis could not go on")?;
@@ -244,6 +214,7 @@ impl Run {
             findings.broken("G12", format!("the mended cluster is not ready: {error:#}"));
         }
         tokio::time::sleep(CALM).await;
+        let spans = faults.spans();
         working.cancel();
         while let Some(client) = clients.join_next().await {
             client?;
@@ -268,18 +239,28 @@ impl Run {
         }
 
         progress::step("checking what was seen");
-        let faults = records.lock().clone();
         let (events, delivered) = ledger.take();
         let observed = monitor.observed();
         let evidence = Evidence {
             circuits: self.circuits.clone(),
             ops: history.ops(),
             events,
-            faults,
+            faults: faults.records(),
+            spans,
             kinds: options.mix.actions(),
         };
         self.write(&evidence)?;
         findings.merge(figures::figures(&evidence));
+        findings.merge(self.ground.judge());
+        findings.merge(coverage::check(
+            &evidence,
+            &Chosen {
+                families: &self.ground.families,
+                nodes: self.cluster.nodes().len(),
+                run: Duration::from_secs(options.seconds),
+            },
+        ));
+        findings.merge(availability::judge(&evidence));
         findings.figure("terms with a leader", observed.leaders.to_string());
         findings.figure(
             "log",
@@ -330,6 +311,16 @@ impl Run {
             self.options.mix,
             self.options.seed,
         ))
+    }
+
+    fn pulse(&self, node: usize, history: &Arc<History>) -> anyhow::Result<Pulse> {
+        Ok(Pulse {
+            nodes: self.cluster.connect()?,
+            node,
+            circuits: self.circuits.clone(),
+            history: history.clone(),
+            seed: self.options.seed,
+        })
     }
 
     /// Waits until all openings have ended, all nodes are equal, and all subscribers have everything.
@@ -391,87 +382,11 @@ impl Run {
         let folder: &Path = self.cluster.folder();
         write_lines(&folder.join("history.jsonl"), &evidence.ops)?;
         write_lines(&folder.join("faults.jsonl"), &evidence.faults)?;
+        write_lines(&folder.join("spans.jsonl"), &evidence.spans)?;
+        write_lines(&folder.join("timeline.jsonl"), timeline(&evidence.ops))?;
         let events = evidence.events.values().map(|seen| {
             serde_json::json!({ "revision": seen.event.revision, "arrived": seen.arrived, "event": format!("{:?}", seen.event) })
         });
         write_lines(&folder.join("events.jsonl"), events)
-    }
-}
-
-/// Whether a mended cluster has come to rest.
-struct Rest {
-    problems: Vec<(&'static str, String)>,
-    summary: String,
-}
-
-impl Rest {
-    async fn look(cluster: &Cluster, nodes: &Nodes, ledger: &Ledger, circuits: usize) -> Self {
-        let mut problems = Vec::new();
-        let statuses: Vec<_> = cluster.statuses(nodes).await;
-        let known: Vec<_> = statuses.iter().flatten().collect();
-        if known.len() < statuses.len() {
-            problems.push((
-                "G12",
-                format!("{} of {} nodes answer", known.len(), statuses.len()),
-            ));
-        }
-        let at = |status: &v1::ClusterStatusResponse| (status.applied_index, status.state_hash.clone());
-        if known.iter().any(|status| at(status) != at(known[0])) {
-            let all: Vec<_> = known.iter().map(|status| at(status)).collect();
-            problems.push(("G1", format!("the nodes are not equal: {all:?}")));
-        }
-        let revision = known
-            .iter()
-            .filter_map(|status| Some(status.header.as_ref()?.revision))
-            .max()
-            .unwrap_or(0);
-        for (id, progress) in ledger.subscribers() {
-            if progress.newest != revision {
-                let what = format!(
-                    "subscriber {id} is at revision {}, not {revision}",
-                    progress.newest
-                );
-                problems.push(("G7", what));
-            }
-        }
-        let request = v1::ListRequest {
-            page_size: 1000,
-            ..Default::default()
-        };
-        let within = Duration::from_secs(1);
-        match answer(within, nodes.circuits(0).list(timed(request, within))).await {
-            Ok(list) => {
-                let open = list
-                    .circuits
-                    .iter()
-                    .filter(|circuit| circuit.state() == v1::State::Open);
-                let open = open.count();
-                if open > 0 {
-                    problems.push(("G5", format!("{open} circuits are still open")));
-                }
-                let out = list
-                    .circuits
-                    .iter()
-                    .map(|circuit| circuit.probes_in_flight)
-                    .sum::<u32>();
-                if out > 0 {
-                    problems.push(("G6", format!("{out} permits are still out")));
-                }
-                if list.circuits.len() != circuits {
-                    problems.push((
-                        "G8",
-                        format!("there are {} of {circuits} circuits", list.circuits.len()),
-                    ));
-                }
-            }
-            Err(failure) => problems.push(("G12", format!("the circuits cannot be listed: {failure}"))),
-        }
-        let summary = known.first().map_or_else(String::new, |status| {
-            format!(
-                "log index {}, revision {revision}, state {} on all nodes",
-                status.applied_index, status.state_hash
-            )
-        });
-        Self { problems, summary }
     }
 }

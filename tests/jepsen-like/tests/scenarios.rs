@@ -40,6 +40,8 @@ async fn nothing_is_broken_by_random_faults() {
         seconds: 5,
         seed: 1,
         clients: 6,
+        nodes: 3,
+        faults: None,
         mix: Mix::Everything,
         small_log: false,
         keep: Keep::IfBroken,

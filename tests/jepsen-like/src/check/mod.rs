@@ -22,7 +22,7 @@ mod permits;
 mod policies;
 mod reads;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod timing;
 mod totals;
 
@@ -35,7 +35,7 @@ use crate::circuits::{CircuitIndex, Circuits};
 use crate::findings::Findings;
 use crate::history::Op;
 use crate::ledger::Seen;
-use crate::nemesis::FaultRecord;
+use crate::nemesis::{FaultRecord, Span};
 use crate::workload::LABEL_KEY;
 
 /// What a run left behind.
@@ -51,6 +51,8 @@ pub struct Evidence {
     pub faults: Vec<FaultRecord>,
     /// The kinds of operations that the clients chose from, as [`Action::kind`](crate::history::Action::kind) names them.
     pub kinds: Vec<&'static str>,
+    /// What the nemesis left of the cluster, all the time.
+    pub spans: Vec<Span>,
 }
 
 /// All checks on the evidence.

@@ -14,20 +14,20 @@ use crate::time::Micros;
 use crate::workload::{BATCH_KEY, ITEM_KEY};
 
 /// Openings of the circuits of a story.
-pub(super) const OPENING_MS: u64 = 1000;
+pub(crate) const OPENING_MS: u64 = 1000;
 /// How long their permits last.
-pub(super) const PROBE_MS: u64 = 500;
+pub(crate) const PROBE_MS: u64 = 500;
 /// Cluster time at the beginning of a story, and so much later each event.
 const EPOCH_S: i64 = 1_700_000_000;
 
 /// One client and its circuits, all of one session.
-pub(super) struct Story {
+pub(crate) struct Story {
     evidence: Evidence,
     batches: usize,
 }
 
 impl Story {
-    pub(super) fn new(circuits: usize) -> Self {
+    pub(crate) fn new(circuits: usize) -> Self {
         let spec = |index| Spec {
             name: name(index),
             policy: v1::Policy {
@@ -44,20 +44,21 @@ impl Story {
                 events: BTreeMap::new(),
                 faults: Vec::new(),
                 kinds: vec!["report"],
+                spans: Vec::new(),
             },
             batches: 0,
         }
     }
 
-    pub(super) fn evidence(&self) -> Evidence {
+    pub(crate) fn evidence(&self) -> Evidence {
         self.evidence.clone()
     }
 
-    pub(super) fn last_op(&mut self) -> &mut Op {
+    pub(crate) fn last_op(&mut self) -> &mut Op {
         self.evidence.ops.last_mut().unwrap()
     }
 
-    pub(super) fn op(&mut self, action: Action, outcome: Outcome) {
+    pub(crate) fn op(&mut self, action: Action, outcome: Outcome) {
         let id = self.evidence.ops.len();
         self.evidence.ops.push(Op {
             id,
@@ -74,7 +75,7 @@ impl Story {
     }
 
     /// Appends an event of circuit 0 with the next revision.
-    pub(super) fn event(&mut self, event: v1::Event) {
+    pub(crate) fn event(&mut self, event: v1::Event) {
         let revision = self.evidence.events.len() as u64 + 1;
         let event = v1::Event {
             revision,
@@ -85,12 +86,12 @@ impl Story {
     }
 
     /// As `event`, arriving at a moment.
-    pub(super) fn event_at(&mut self, arrived: Micros, event: v1::Event) {
+    pub(crate) fn event_at(&mut self, arrived: Micros, event: v1::Event) {
         self.event(event);
         self.evidence.events.last_entry().unwrap().get_mut().arrived = arrived;
     }
 
-    pub(super) fn register(&mut self, circuit: usize) {
+    pub(crate) fn register(&mut self, circuit: usize) {
         let answer = Answer::Registered {
             created: true,
             revision: 1,
@@ -113,7 +114,7 @@ impl Story {
     }
 
     /// A report of one item, acknowledged at a revision or unknown. Returns the batch.
-    pub(super) fn report(&mut self, outcomes: &str, acknowledged: Option<u64>) -> String {
+    pub(crate) fn report(&mut self, outcomes: &str, acknowledged: Option<u64>) -> String {
         self.batches += 1;
         let batch = format!("1-1-{}", self.batches);
         let item = Item {
@@ -139,7 +140,7 @@ impl Story {
     }
 
     /// An opening by hand, acknowledged with its event's revision or unknown.
-    pub(super) fn open(&mut self, reason: &str, acknowledged: Option<u64>) {
+    pub(crate) fn open(&mut self, reason: &str, acknowledged: Option<u64>) {
         let action = Action::Open {
             circuit: 0,
             expiry_ms: None,
@@ -188,21 +189,21 @@ pub(super) fn shown(state: i32, generation: u64) -> Shown {
 }
 
 /// An event at so many milliseconds of cluster time.
-pub(super) fn at(ms: i64) -> v1::Event {
+pub(crate) fn at(ms: i64) -> v1::Event {
     v1::Event {
         time: Some(timestamp(ms)),
         ..Default::default()
     }
 }
 
-pub(super) fn timestamp(ms: i64) -> prost_types::Timestamp {
+pub(crate) fn timestamp(ms: i64) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: EPOCH_S + ms / 1000,
         nanos: i32::try_from(ms % 1000).unwrap() * 1_000_000,
     }
 }
 
-pub(super) fn outcome(kind: EventType, count: u64, batch: &str) -> v1::Event {
+pub(crate) fn outcome(kind: EventType, count: u64, batch: &str) -> v1::Event {
     v1::Event {
         r#type: kind.into(),
         cause: Cause::Request.into(),
@@ -218,7 +219,7 @@ pub(super) fn outcome(kind: EventType, count: u64, batch: &str) -> v1::Event {
 }
 
 /// Generation 1 closed to generation 2 open.
-pub(super) fn opened_by_hand(reason: &str, ms: i64, lasts_ms: i64) -> v1::Event {
+pub(crate) fn opened_by_hand(reason: &str, ms: i64, lasts_ms: i64) -> v1::Event {
     v1::Event {
         r#type: EventType::CircuitOpened.into(),
         cause: Cause::Manual.into(),
@@ -233,7 +234,7 @@ pub(super) fn opened_by_hand(reason: &str, ms: i64, lasts_ms: i64) -> v1::Event 
 }
 
 /// Generation 2 open to generation 3 half-open.
-pub(super) fn half_opened(ms: i64) -> v1::Event {
+pub(crate) fn half_opened(ms: i64) -> v1::Event {
     v1::Event {
         r#type: EventType::CircuitHalfOpened.into(),
         cause: Cause::Expiry.into(),

@@ -20,19 +20,13 @@ pub struct FaultBar {
 
 impl From<&FaultRecord> for FaultBar {
     fn from(record: &FaultRecord) -> Self {
-        let list = |what: &str, ids: &[u64]| {
-            let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
-            (!ids.is_empty()).then(|| format!("{what} {}", ids.join(", ")))
-        };
-        let hit = [list("killed", &record.killed), list("stopped", &record.paused)];
-        let gone = (!record.killed.is_empty()).then_some("the processes were gone");
-        let sent = (!record.paused.is_empty()).then_some("the signals were sent");
+        let ids: Vec<_> = record.nodes.iter().map(ToString::to_string).collect();
         Self {
             label: words(&format!("{:?}", record.fault)),
-            nodes: hit.into_iter().flatten().collect::<Vec<_>>().join("; "),
+            nodes: ids.join(", "),
             from: record.from,
             until: record.until,
-            proof: gone.or(sent).map(str::to_owned),
+            proof: record.proof.clone(),
         }
     }
 }

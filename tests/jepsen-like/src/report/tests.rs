@@ -90,6 +90,7 @@ pub(super) fn evidence() -> Evidence {
         events,
         faults: Vec::new(),
         kinds: Vec::new(),
+        spans: Vec::new(),
     }
 }
 

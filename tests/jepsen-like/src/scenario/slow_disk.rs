@@ -212,13 +212,7 @@ async fn open_on(nodes: Nodes, circuits: Arc<Circuits>, history: Arc<History>, s
         let op = history.begin(OPENER, action);
         let mut client = nodes.circuits(number % nodes.len());
         let outcome = match answer(CALL, client.open_circuit(timed(request, CALL))).await {
-            Ok(response) => {
-                let circuit = response.circuit.unwrap_or_default();
-                Outcome::Ok(Answer::Changed {
-                    revision: circuit.revision,
-                    generation: circuit.generation,
-                })
-            }
+            Ok(response) => Outcome::Ok(Answer::changed(&response)),
             Err(Failure::Refused { reason, .. }) => Outcome::Refused(reason),
             Err(Failure::Unknown(message)) => Outcome::Unknown(message),
         };

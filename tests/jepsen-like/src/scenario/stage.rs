@@ -98,6 +98,7 @@ impl Stage {
             events: self.ledger.events(),
             faults: Vec::new(),
             kinds: Vec::new(),
+            spans: Vec::new(),
         }
     }
 

@@ -97,6 +97,8 @@ impl Bench {
             id: 1,
             client,
             peer,
+            peer_address: peer,
+            host: None,
             folder: folder.path().to_owned(),
             env: Vec::new(),
         };
