@@ -27,6 +27,7 @@ pub mod history;
 pub mod ledger;
 pub mod lossy;
 pub mod monitor;
+pub mod mutants;
 pub mod nemesis;
 pub mod node;
 pub mod progress;
