@@ -38,11 +38,11 @@ enum Command {
     Client(ClientCommand),
 }
 
-/// A build that is broken on purpose says so wherever it says its name.
-const VERSION: &str = if brama_node::BROKEN_ON_PURPOSE.is_some() {
+/// A build that can be told to break says so wherever it says its name.
+const VERSION: &str = if brama_node::fault_build::IS_ONE {
     concat!(
         env!("CARGO_PKG_VERSION"),
-        ", BROKEN ON PURPOSE: it loses what it acknowledges"
+        ", A BUILD FOR FAULT RUNS: it breaks when it is told to"
     )
 } else {
     env!("CARGO_PKG_VERSION")

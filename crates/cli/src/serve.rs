@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::time::Duration;
 
 use brama_node::config::Config;
-use brama_node::{Node, logging};
+use brama_node::{Node, fault_build, logging};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::ConfigArgs;
@@ -20,6 +20,7 @@ const LEAVE_WITHIN: Duration = Duration::from_millis(200);
 pub(crate) fn run(args: ConfigArgs) -> Outcome {
     let config = args.load()?.config;
     logging::init(&config.log).map_err(|error| Failure::new(Code::General, error.to_string()))?;
+    fault_build::prepare().map_err(Failure::usage)?;
     process::prepare(config.limits.max_connections);
     let runtime =
         runtime().map_err(|error| Failure::new(Code::General, format!("cannot start threads: {error}")))?;

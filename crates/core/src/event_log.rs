@@ -93,6 +93,12 @@ impl EventLog {
             .fold(0, u64::wrapping_add)
     }
 
+    /// Takes the newest event out, as nothing ever may: see [`crate::mutants`].
+    #[cfg(feature = "mutants")]
+    pub(crate) fn lose_newest(&mut self) {
+        self.events.pop_back();
+    }
+
     /// All events that are kept.
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Event>> {
         self.events.iter()

@@ -16,6 +16,7 @@ pub mod event_log;
 pub mod limits;
 pub mod machine;
 pub mod metadata;
+pub mod mutants;
 pub mod name;
 mod policies;
 pub mod policy;

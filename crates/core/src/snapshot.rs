@@ -10,6 +10,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -19,6 +20,7 @@ use crate::command::{Bootstrap, CircuitId};
 use crate::event::Event;
 use crate::event_log::EventLog;
 use crate::machine::{Machine, State, Sweeps};
+use crate::mutants::{self, Mutant};
 use crate::policies::Policies;
 use crate::policy::{GlobalOptions, Policy};
 use crate::session::Session;
@@ -73,6 +75,12 @@ struct Head {
 }
 
 impl Frozen {
+    /// Takes the newest event out, as nothing ever may: see [`crate::mutants`].
+    #[cfg(feature = "mutants")]
+    pub fn lose_newest_event(&mut self) {
+        self.state.events.lose_newest();
+    }
+
     /// The machine that this state is of, for reading only: it has no timers. O(1).
     pub fn reader(&self) -> Machine {
         Machine::reading(self.clone())
@@ -90,6 +98,11 @@ impl Frozen {
         out.write_all(MAGIC)?;
         out.write_all(&VERSION.to_be_bytes())?;
         let state = &self.state;
+        let mut sessions = &state.sessions;
+        let none = OrdMap::new();
+        if mutants::active(Mutant::SessionsNotInSnapshot) {
+            sessions = &none;
+        }
         let head = Head {
             cluster: state.cluster.clone(),
             global: state.global.clone(),
@@ -101,14 +114,14 @@ impl Frozen {
             sweeps: state.sweeps,
             revision: state.events.revision(),
             circuits: state.circuits.len() as u64,
-            sessions: state.sessions.len() as u64,
+            sessions: sessions.len() as u64,
             events: state.events.iter().len() as u64,
         };
         write_record(&mut out, &head)?;
         for (id, circuit) in &state.circuits {
             write_record(&mut out, &(id, &**circuit))?;
         }
-        for (id, session) in &state.sessions {
+        for (id, session) in sessions {
             write_record(&mut out, &(id, &**session))?;
         }
         for event in state.events.iter() {

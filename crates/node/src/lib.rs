@@ -22,5 +22,5 @@ mod subscription;
 pub mod timers;
 mod told;
 
-pub use brama_raft::BROKEN_ON_PURPOSE;
+pub use brama_raft::fault_build;
 pub use lifecycle::Node;

@@ -26,7 +26,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use brama_core::command::{Bootstrap, ClusterId};
-use brama_raft::{BROKEN_ON_PURPOSE, Options, Origin, Replica, TimeSource, Timing};
+use brama_raft::{Options, Origin, Replica, TimeSource, Timing, fault_build};
 
 use crate::api::{Api, DESCRIPTORS};
 use crate::clock_source::SystemClocks;
@@ -97,7 +97,7 @@ impl Node {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        if let Some(why) = BROKEN_ON_PURPOSE {
+        if let Some(why) = fault_build::broken_on_purpose() {
             tracing::error!("{why}");
         }
         warn_of_exposure(&config);

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use brama_core::name::CircuitName;
 use brama_raft::Replica;
+use brama_raft::failpoints::{self, Point};
 
 use self::board::Board;
 pub(crate) use self::board::Found;
@@ -68,6 +69,7 @@ impl News {
             let now = Instant::now();
             if news && pace.next(urgent) <= now {
                 let woken = self.board.lock().wake_concerned();
+                failpoints::pass(Point::PublishAfter);
                 pace.woke(now, woken);
                 (news, urgent) = (false, false);
             }
@@ -98,6 +100,7 @@ impl News {
             match page {
                 Ok(page) if page.is_empty() => return (news, urgent),
                 Ok(page) => {
+                    failpoints::pass(Point::PublishBefore);
                     news = true;
                     urgent |= page.iter().any(|event| event.changes_state());
                     self.board.lock().take_in(&page);

@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use brama_core::Machine;
 use brama_core::event::{Event, EventName};
+use brama_core::mutants::{self, Mutant};
 use brama_core::name::{CircuitName, Name};
 use brama_core::query::Compacted;
 use brama_raft::Replica;
@@ -236,8 +238,12 @@ impl Reading {
     fn progress(&mut self) -> Delivery {
         self.moved();
         self.told_quorum = *self.subscription.quorum.borrow();
+        let mut revision = self.subscription.position;
+        if mutants::active(Mutant::ProgressAhead) {
+            revision = self.subscription.replica.read(Machine::revision);
+        }
         Delivery::Progress {
-            revision: self.subscription.position,
+            revision,
             has_quorum: self.told_quorum,
         }
     }

@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use brama_core::ClusterTime;
 use brama_core::limits::MAX_FIRE;
+use brama_core::mutants::{self, Mutant};
 use brama_raft::Replica;
+use brama_raft::failpoints::{self, Point};
 
 /// A sleep ends up to this much early, and the rest is waited for with a finer grain: tokio's timer rounds up to the next millisecond.
 const FINE: Duration = Duration::from_millis(1);
@@ -41,6 +43,12 @@ pub async fn run(replica: Replica, stop: CancellationToken) {
 
 async fn fire_while_leading(replica: &Replica, term: u64) {
     let mut applied = replica.applied();
+    let forgotten = if mutants::active(Mutant::TimerForgottenWhenDue) {
+        // As if this node had struck them out when they were due, because the leader would see to them.
+        replica.read(|machine| machine.due(replica.now(), MAX_FIRE))
+    } else {
+        Vec::new()
+    };
     loop {
         applied.borrow_and_update();
         let next = replica.read(|machine| machine.next_due());
@@ -48,14 +56,21 @@ async fn fire_while_leading(replica: &Replica, term: u64) {
             continue;
         }
         let now = replica.now();
-        let due = replica.read(|machine| machine.due(now, MAX_FIRE));
+        let mut due = replica.read(|machine| machine.due(now, MAX_FIRE));
+        if mutants::active(Mutant::TimerForgottenWhenDue) {
+            due.retain(|due| !forgotten.contains(due));
+            tokio::time::sleep(RETRY).await;
+        }
         if due.is_empty() {
             continue;
         }
+        failpoints::pass(Point::TimerBefore);
         // One command at a time: the next one must not name what this one is about to do. Reports share its entry, and go on.
         if let Err(error) = replica.fire(term, due).await {
             tracing::debug!(term, %error, "timers were not fired; trying again");
             tokio::time::sleep(RETRY).await;
+        } else {
+            failpoints::pass(Point::TimerAfter);
         }
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use brama_core::ClusterTime;
+use brama_core::mutants::{self, Mutant};
 
 use crate::options::TimeSource;
 
@@ -101,7 +102,11 @@ impl ClusterClock {
         if let Some(base) = state.base {
             let unleant = base.now(at);
             let passed = i64::try_from(micros(at.saturating_sub(base.at))).unwrap_or(i64::MAX);
-            let bound = passed.saturating_mul(LEAN_PER_MILLION) / 1_000_000;
+            let bound = if mutants::active(Mutant::WallClockTimers) {
+                i64::MAX
+            } else {
+                passed.saturating_mul(LEAN_PER_MILLION) / 1_000_000
+            };
             // The remainder of the division must not be lost with each stamp, so the base moves only when there is something to lean.
             if bound > 0 {
                 let wanted = wall

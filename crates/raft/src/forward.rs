@@ -16,6 +16,7 @@ use pb::answered::Answered;
 use pb::forward_request::Request as Asked;
 use pb::forward_response::Response as Told;
 
+use crate::failpoints::{self, Point};
 use crate::peers::{Lane, Peers};
 use crate::status::Applied;
 use crate::types::Member;
@@ -230,6 +231,9 @@ impl ForwarderTask {
                     }
                     let mut lost = false;
                     for (request, callers) in messages(waiting.drain(..)) {
+                        if matches!(request, Asked::Commands(_)) {
+                            failpoints::pass(Point::ForwardBefore);
+                        }
                         next_id += 1;
                         let message = pb::ForwardRequest { id: next_id, request: Some(request) };
                         // Nothing else sends, and the channel holds more than one loop makes.
@@ -313,6 +317,7 @@ impl Waiting {
     fn tell(self, response: pb::ForwardResponse) {
         match (self, response.response) {
             (Self::Commands(callers), Some(Told::Answers(answers))) => {
+                failpoints::pass(Point::ForwardAfter);
                 let mut answers = answers.answer.into_iter();
                 for (number, reply) in callers {
                     let outcomes = (0..number).map(|_| read_answer(answers.next().and_then(|a| a.answered)));

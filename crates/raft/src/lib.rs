@@ -11,6 +11,8 @@ mod convert;
 mod data_dir;
 mod disk_watch;
 pub mod errors;
+pub mod failpoints;
+pub mod fault_build;
 mod figures;
 mod forward;
 mod free_space;
@@ -28,13 +30,6 @@ mod replica;
 mod state_store;
 mod status;
 pub mod types;
-
-/// What this build does wrong, so that a test can show that it would notice; `None` in every other build.
-pub const BROKEN_ON_PURPOSE: Option<&str> = if cfg!(feature = "mutant-no-fdatasync") {
-    Some("BROKEN ON PURPOSE: this build acknowledges what is not on disk (mutant-no-fdatasync)")
-} else {
-    None
-};
 
 pub use data_dir::DataDirError;
 pub use errors::{AdminError, ProposeError, ReadError};

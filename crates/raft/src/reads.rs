@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use brama_core::mutants::{self, Mutant};
+
 use crate::inner::RaftHandle;
 
 /// Reads that may wait on the leader.
@@ -55,6 +57,12 @@ pub(crate) async fn run(
             && let Ok(reply) = waiting.try_recv()
         {
             group.push(reply);
+        }
+        if mutants::active(Mutant::LeaderReads) {
+            for reply in group.drain(..) {
+                let _ = reply.send(Some(0));
+            }
+            continue;
         }
         let answer =
             tokio::time::timeout(patience, raft.get_read_log_id(openraft::ReadPolicy::ReadIndex)).await;

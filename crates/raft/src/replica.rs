@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use brama_core::command::{ClusterId, Due};
+use brama_core::mutants::{self, Mutant};
 use brama_core::reply::Reply;
 use brama_core::{ClusterTime, Command, Machine, codec};
 use brama_proto::internal as pb;
@@ -345,6 +346,9 @@ impl Replica {
     /// [`ReadError`].
     pub async fn linearize(&self, deadline: Instant) -> Result<(), ReadError> {
         let inner = &self.inner;
+        if mutants::active(Mutant::FollowerReads) && !inner.leads() {
+            return Ok(());
+        }
         loop {
             if inner.closing.is_cancelled() {
                 return Err(ReadError::Stopping);
@@ -385,7 +389,8 @@ impl Replica {
     /// [`ReadError`].
     pub async fn recovered(&self, deadline: Instant) -> Result<(), ReadError> {
         // Once it is, it stays so.
-        if self.is_recovered() && !self.inner.closing.is_cancelled() {
+        let is_recovered = self.is_recovered() || mutants::active(Mutant::ReadsBeforeRecovery);
+        if is_recovered && !self.inner.closing.is_cancelled() {
             return Ok(());
         }
         let mut recovered = self.inner.recovered.subscribe();
@@ -683,7 +688,7 @@ impl Proposal {
         let repeatable = match command {
             Command::Report(batch) => batch.session.is_some(),
             Command::Acquire { .. } => true,
-            _ => false,
+            _ => mutants::active(Mutant::RetryOfUnknown),
         };
         Self {
             encoded: Bytes::from(codec::encode_command(command)),

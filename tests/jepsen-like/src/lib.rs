@@ -32,6 +32,7 @@ pub mod ledger;
 pub mod links;
 pub mod lossy;
 pub mod monitor;
+pub mod mutants;
 pub mod nemesis;
 pub mod node;
 pub mod progress;

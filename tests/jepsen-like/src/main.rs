@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use brama_faults::findings::{Findings, Verdict};
 use brama_faults::lossy::LossyMount;
+use brama_faults::mutants::mutants;
 use brama_faults::nemesis::Family;
 use brama_faults::progress;
 use brama_faults::report::Folder;
@@ -99,6 +100,43 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// A node dies at each point of its code that something rests on (needs a build that can be told to)
+    Failpoints {
+        /// Only this one, e.g. append.before
+        #[arg(long)]
+        point: Option<String>,
+        /// In each role
+        #[arg(long, default_value_t = 1)]
+        times: u32,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// What holds on a cluster without any fault, through all nodes
+    Promises,
+    /// A follower needs a snapshot, and has everything then
+    Lagging {
+        #[arg(long, default_value_t = 3)]
+        times: u32,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Openings end while nobody leads
+    Takeover {
+        #[arg(long, default_value_t = 5)]
+        times: u32,
+    },
+    /// A node that was away shows nothing old
+    StaleReads {
+        #[arg(long, default_value_t = 5)]
+        times: u32,
+    },
+    /// A node that is started again alone shows nothing older than it had
+    Recovery {
+        #[arg(long, default_value_t = 3)]
+        times: u32,
+    },
     /// Many openings end in the same moment, on time
     ManyDue {
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -161,6 +199,11 @@ enum Command {
         /// The program, and what it is told
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         program: Vec<std::ffi::OsString>,
+    },
+    /// Breaks the nodes on purpose, one promise after the other; each is noticed (needs a build that can be told to)
+    Mutants {
+        /// Which [default: all]
+        names: Vec<String>,
     },
     /// One process of `fleet`
     #[command(hide = true)]
@@ -374,6 +417,35 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
             println!("damage: again with: damage{flag} --seed {seed}");
             scenario::damage(extent, seed).await
         }
+        Command::Failpoints { point, times, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            let only = point
+                .as_ref()
+                .map_or_else(String::new, |point| format!(" --point {point}"));
+            println!("failpoints: again with: failpoints{only} --times {times} --seed {seed}");
+            scenario::failpoints(point.as_deref(), times, seed).await
+        }
+        Command::Promises => {
+            println!("promises");
+            scenario::promises().await
+        }
+        Command::Lagging { times, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("lagging: again with: lagging --times {times} --seed {seed}");
+            scenario::lagging(times, seed).await
+        }
+        Command::Takeover { times } => {
+            println!("takeover: {times} times");
+            scenario::takeover(times).await
+        }
+        Command::StaleReads { times } => {
+            println!("stale-reads: {times} times");
+            scenario::stale_reads(times).await
+        }
+        Command::Recovery { times } => {
+            println!("recovery: {times} times");
+            scenario::recovery(times).await
+        }
         Command::ManyDue { circuits } => {
             println!("many-due: {circuits} circuits");
             scenario::many_due(circuits.into()).await
@@ -419,6 +491,17 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
         Command::Stopped { seconds } => {
             println!("stopped: every node, for {seconds} s");
             scenario::stopped(seconds).await
+        }
+        Command::Mutants { names } => {
+            println!(
+                "mutants: {}",
+                if names.is_empty() {
+                    "all".to_owned()
+                } else {
+                    names.join(" ")
+                }
+            );
+            mutants(&names).await
         }
         Command::OnLossyDisk { .. } | Command::Replicas { .. } => anyhow::bail!("it was begun before"),
     }

@@ -1,5 +1,6 @@
 //! Applying entries: the commands that register, configure and steer circuits.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -11,10 +12,12 @@ use crate::codec::{self, CodecError};
 use crate::command::{Batch, Bootstrap, CircuitId, Command, Configure, IfExists, PermitId, Register};
 use crate::event::{Cause, Event, EventKind};
 use crate::metadata::Metadata;
+use crate::mutants::{self, Mutant};
 use crate::name::CircuitName;
 use crate::policy::{EffectivePolicy, Policy};
 use crate::query::Totals;
 use crate::reply::{Admission, Answer, Refusal, Reply};
+use crate::time::ClusterTime;
 
 impl Machine {
     /// Applies one log entry of `term`: one answer a command, in order. Raises cluster time to the batch's, if that is later.
@@ -302,7 +305,7 @@ impl Machine {
         &mut self,
         name: &CircuitName,
         reason: &Option<Arc<str>>,
-        act: impl FnOnce(&mut Circuit, &EffectivePolicy, crate::ClusterTime) -> Transition,
+        act: impl FnOnce(&mut Circuit, &EffectivePolicy, ClusterTime) -> Transition,
     ) -> Answer {
         let id = self.known(name)?;
         let policy = self.policy_of(id)?;
@@ -330,7 +333,7 @@ impl Machine {
         let granted = match self.state.circuits.get(&id).map(|circuit| &circuit.state) {
             Some(CircuitState::HalfOpen { permits, .. }) => match permits.get(&permit) {
                 Some(until) => Some(*until),
-                None if (permits.len() as u64) < u64::from(policy.half_open_max_probes) => {
+                None if places_taken(permits, permit) < u64::from(policy.half_open_max_probes) => {
                     self.change(id, |circuit| {
                         if let CircuitState::HalfOpen { permits, .. } = &mut circuit.state {
                             permits.insert(permit, until);
@@ -390,6 +393,18 @@ impl Machine {
             self.emit(Some(id), event);
         }
     }
+}
+
+/// How many permits are out, of those that share their places with this one: all.
+fn places_taken(permits: &BTreeMap<PermitId, ClusterTime>, wanted: PermitId) -> u64 {
+    if mutants::active(Mutant::PermitsPerNode) {
+        // As if one node in three had asked for each.
+        return permits
+            .keys()
+            .filter(|permit| permit.0 % 3 == wanted.0 % 3)
+            .count() as u64;
+    }
+    permits.len() as u64
 }
 
 pub(super) fn not_found(name: &CircuitName) -> Refusal {

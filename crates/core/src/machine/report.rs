@@ -7,6 +7,7 @@ use super::{Inherited, Machine, State, index, warm};
 use crate::command::{ReportBatch, ReportItem, SessionStamp};
 use crate::event::{Cause, Event, EventKind};
 use crate::metadata::Metadata;
+use crate::mutants::{self, Mutant};
 use crate::reply::{Answer, BatchReply, ItemReply, Refusal, Reply};
 use crate::session::Session;
 
@@ -45,6 +46,9 @@ impl Machine {
 
     /// The reply to remember, if this batch was applied before; `None`: it is new.
     fn repeated(&mut self, stamp: &SessionStamp) -> Result<Option<BatchReply>, Refusal> {
+        if mutants::active(Mutant::NoSessionDedup) {
+            return Ok(None);
+        }
         let now = self.state.time;
         let session = self
             .state

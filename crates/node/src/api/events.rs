@@ -10,6 +10,7 @@ use brama_core::command::ClusterId;
 use brama_core::cursor;
 use brama_core::event::EventName;
 use brama_core::limits::MAX_REPORT_ITEMS;
+use brama_core::mutants::{self, Mutant};
 use brama_core::name::CircuitName;
 use brama_core::query::{CircuitStatus, ListQuery};
 use brama_core::{Machine, Refusal};
@@ -66,7 +67,12 @@ impl Events for Api {
         let cluster = self.cluster_id()?;
         // One moment: the circuits, and the revision after which their events go on.
         let frozen = self.replica.read(Machine::freeze).reader();
-        let revision = frozen.revision();
+        let revision = if mutants::active(Mutant::WatchInTwoMoments) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            self.replica.read(Machine::revision)
+        } else {
+            frozen.revision()
+        };
         let time = convert::timestamp(self.replica.now());
         let told = message.changes_only.then(Told::default);
         let selection = Selection {

@@ -41,6 +41,8 @@ use openraft::{EntryPayload, OptionalSend};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use brama_core::mutants::{self, Mutant};
+
 use self::codec::weight;
 use self::disk::Disk;
 use self::errors::LogError;
@@ -50,6 +52,7 @@ use self::record::Record;
 use self::stats::FlushStats;
 use self::tail::Tail;
 use self::writer::{FIRST_PAUSE, FreeSpace, Write, Writer};
+use crate::failpoints::{self, Point};
 use crate::free_space;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
@@ -335,9 +338,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        failpoints::pass(Point::VoteBefore);
+        if mutants::active(Mutant::VoteNotSynced) {
+            self.shared.tail.lock().vote = Some(*vote);
+            return Ok(());
+        }
         let (done, answer) = oneshot::channel();
         self.place().await?.send(Write::Vote { vote: *vote, done });
-        Ok(answer.await.unwrap_or_else(|_| Err(self.closed()))?)
+        answer.await.unwrap_or_else(|_| Err(self.closed()))?;
+        failpoints::pass(Point::VoteAfter);
+        Ok(())
     }
 
     /// Kept in memory, and written together with whatever is written next: after a crash an older one is found, and openraft
@@ -358,6 +368,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        failpoints::pass(Point::AppendBefore);
         let entries: Vec<_> = entries.into_iter().collect();
         let bytes = entries.iter().map(weight).sum::<usize>();
         check_lengths(&entries)?;
@@ -374,19 +385,25 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             tail.append(&entries)?;
             (tail.begin(), tail.epoch())
         };
+        let mut done = callback;
+        if mutants::active(Mutant::AckBeforeFlush) {
+            std::mem::replace(&mut done, IOFlushed::noop()).io_completed(Ok(()));
+        }
         place.send(Write::Append {
             entries,
             begin,
             epoch,
-            done: callback,
+            done,
             room,
         });
+        failpoints::pass(Point::AppendAfter);
         Ok(())
     }
 
     /// Returns before it is durable. That is enough: what was removed was not committed, and what is appended in its place
     /// becomes durable after the removal.
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        failpoints::pass(Point::TruncateBefore);
         let place = self.place().await?;
         if let Some(truncated) = self.shared.tail.lock().truncate_after(last_log_id)? {
             place.send(Write::Truncate(truncated));
@@ -396,6 +413,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     /// Returns before it is durable: an entry that comes back after a crash is covered by the snapshot.
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        failpoints::pass(Point::PurgeBefore);
         let place = self.place().await?;
         if self.shared.tail.lock().purge(log_id) {
             place.send(Write::Purge(log_id));

@@ -15,6 +15,7 @@ use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use crate::failpoints::{self, Point};
 use crate::log_store::codec::weight;
 use crate::log_store::disk::Disk;
 use crate::log_store::errors::LogError;
@@ -326,7 +327,9 @@ impl Group {
                 Write::Close { done } => {
                     let _ = done.send(outcome.clone());
                 }
-                Write::Truncate(_) | Write::Purge(_) | Write::Tick => {}
+                Write::Truncate(_) => failpoints::pass(Point::TruncateAfter),
+                Write::Purge(_) => failpoints::pass(Point::PurgeAfter),
+                Write::Tick => {}
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::convert::{
     vote_to_pb,
 };
 use crate::errors::{AdminError, ProposeError};
+use crate::failpoints::{self, Point};
 use crate::inner::Inner;
 use crate::peers::Shown;
 use crate::state_store::{IncomingSnapshot, Snapshot};
@@ -289,6 +290,7 @@ fn serve_forwarded(
 ) -> impl Future<Output = pb::ForwardResponse> + Send {
     let queued = match request.request {
         Some(Asked::Commands(commands)) => {
+            failpoints::pass(Point::ForwardedBefore);
             let number = commands.command.len();
             Work::Commands(number, node.batcher.submit(commands.command))
         }
@@ -300,7 +302,9 @@ fn serve_forwarded(
         let told = match queued {
             Work::Commands(number, Ok(outcomes)) => {
                 let stopped = || vec![Err(ProposeError::unknown("the leader stopped")); number];
-                answers(outcomes.await.unwrap_or_else(|_| stopped()))
+                let outcomes = outcomes.await.unwrap_or_else(|_| stopped());
+                failpoints::pass(Point::ForwardedAfter);
+                answers(outcomes)
             }
             Work::Commands(number, Err(error)) => answers(vec![Err(error); number]),
             Work::Read => match node.reads.index().await {

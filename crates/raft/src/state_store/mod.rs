@@ -29,6 +29,7 @@ use brama_core::command::ClusterId;
 
 use crate::agreement::{Contents, History};
 use crate::clock::ClusterClock;
+use crate::failpoints::{self, Point};
 use crate::figures::StateStats;
 use crate::status::Applied;
 use crate::types::{Answers, LogId, Member, SnapshotMeta, StoredMembership, TypeConfig};
@@ -337,6 +338,7 @@ impl StateStore {
     }
 
     fn apply_one(&self, (entry, responder): EntryResponder<TypeConfig>) -> io::Result<()> {
+        failpoints::pass(Point::ApplyBefore);
         let started = Instant::now();
         let term = entry.log_id.leader_id.term;
         let mut answers = Answers::default();
@@ -395,6 +397,7 @@ impl StateStore {
                 "applying a log entry took long: reports and reads of this node waited for it; is the machine overloaded, or out of memory?"
             );
         }
+        failpoints::pass(Point::ApplyAfter);
         if let Some(responder) = responder {
             // Whoever gets the answer may look at the state at once, also through another call on this node.
             self.shared.publish();
@@ -456,12 +459,15 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         meta: &SnapshotMeta,
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
+        failpoints::pass(Point::InstallBefore);
         let mut attempts = 0;
         let (file, head, mut machine, took) = loop {
             let started = Instant::now();
             let (folder, snapshot) = (self.folder.clone(), snapshot.clone());
             let kept = tokio::task::spawn_blocking(move || {
                 let (head, frozen) = snapshot.load()?;
+                #[cfg(feature = "mutants")]
+                let frozen = without_newest_event(frozen);
                 let file = snapshot.keep(&folder, head.meta.last_log_id)?;
                 Ok::<_, SnapshotFileError>((file, head, Machine::thaw(frozen)))
             });
@@ -508,6 +514,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             "installed a snapshot"
         );
         self.current = Some((head.meta, file));
+        failpoints::pass(Point::InstallAfter);
         Ok(())
     }
 
@@ -565,6 +572,14 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             .send_replace(Some((meta.clone(), file.clone())));
         Ok(Snapshot { meta, snapshot: file })
     }
+}
+
+#[cfg(feature = "mutants")]
+fn without_newest_event(mut frozen: brama_core::snapshot::Frozen) -> brama_core::snapshot::Frozen {
+    if brama_core::mutants::active(brama_core::mutants::Mutant::EventLostAtInstall) {
+        frozen.lose_newest_event();
+    }
+    frozen
 }
 
 /// An error ends openraft; but want of room passes.

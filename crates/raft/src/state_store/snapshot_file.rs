@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use brama_core::snapshot::{Frozen, SnapshotError};
 
 use super::SnapshotHead;
+use crate::failpoints::{self, Point};
 use crate::free_space;
 use crate::types::LogId;
 
@@ -119,6 +120,7 @@ impl SnapshotFile {
         head: &SnapshotHead,
         state: &Frozen,
     ) -> Result<Self, SnapshotFileError> {
+        failpoints::pass(Point::SnapshotBefore);
         let path = folder.join(format!("build-{:032x}{TEMPORARY}", rand::random::<u128>()));
         let kept =
             Self::write_to(&path, head, state).and_then(|file| file.keep(folder, head.meta.last_log_id));
@@ -155,8 +157,10 @@ impl SnapshotFile {
         let name = name(last);
         let path = folder.join(&name);
         if path != self.path {
+            failpoints::pass(Point::RenameBefore);
             fs::rename(&self.path, &path).map_err(io_error("rename", &self.path))?;
             sync_folder(folder)?;
+            failpoints::pass(Point::RenameAfter);
         }
         for entry in fs::read_dir(folder).map_err(io_error("list", folder))? {
             let other = entry.map_err(io_error("list", folder))?.path();

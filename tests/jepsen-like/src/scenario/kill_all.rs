@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::stage::Stage;
+use super::watch::Watch;
 use crate::circuits::Circuits;
 use crate::cluster::ClusterOptions;
 use crate::findings::Findings;
@@ -39,6 +40,7 @@ pub async fn kill_all(times: u32, seed: u64) -> anyhow::Result<Findings> {
         );
         clients.spawn(client.run(working.clone()));
     }
+    let watch = Watch::start(&stage);
     let mut in_flight = 0;
     for _ in 0..times {
         let calm = Duration::from_millis(rng.random_range(500..1500));
@@ -65,6 +67,7 @@ pub async fn kill_all(times: u32, seed: u64) -> anyhow::Result<Findings> {
     while let Some(client) = clients.join_next().await {
         client?;
     }
+    watch.stop(&mut findings).await?;
     findings.figure("all nodes killed", format!("{times} times"));
     findings.figure("reports on their way", format!("{in_flight} when the nodes died"));
     if in_flight == 0 {

@@ -16,42 +16,62 @@
 //! | `full-disk` | a full disk costs no acknowledged report, no client an error, and mends by itself |
 //! | `membership` | nodes come and go; one that lost its data is refused |
 //! | `wiped-voter` | G8: a voter that lost its data is refused under its old id, and gives no vote |
+//! | `failpoints` | G8, G3, G12: a node dies before and after each step that something rests on |
+//! | `promises` | G2, G3, G6, G7: each on a cluster without a fault, through all nodes |
+//! | `lagging` | G1, G3: a follower that needs a snapshot has everything then |
+//! | `takeover` | G4, G5: openings that end while nobody leads |
+//! | `stale-reads` | G2: a node that was away shows nothing old |
+//! | `recovery` | G7: a node that was started again shows nothing older than it had |
 //! | `fleet` | a thousand clients all reject soon after the deciding failure; G6: as many pass half-open as there are probes |
 //! | `busy` | G3: a million outcomes a second are under a hundred batches, and each counts once though leaders die |
 //! | `stopped` | G11: with every node stopped decisions go on, nobody waits, and nothing is lost |
 
+mod acts;
 mod busy;
 mod damage;
+mod failpoints;
 mod faketime;
 mod fleet;
 mod fsync_error;
 mod full_disk;
 mod kill_all;
 mod kill_leader;
+mod lagging;
 mod many_due;
 mod membership;
 mod power;
+mod promises;
 mod pulse;
+mod recovery;
 mod sigterm;
 mod slow_disk;
 mod stage;
+mod stale_reads;
 mod stopped;
+mod takeover;
 mod visibility;
+mod watch;
 mod wiped_voter;
 
 pub use busy::busy;
 pub use damage::{Extent, damage};
+pub use failpoints::failpoints;
 pub use faketime::{Machine, faketime, library};
 pub use fleet::{fleet, replicas};
 pub use fsync_error::fsync_error;
 pub use full_disk::{full_disk, small_disks};
 pub use kill_all::kill_all;
 pub use kill_leader::kill_leader;
+pub use lagging::lagging;
 pub use many_due::many_due;
 pub use membership::membership;
 pub use power::{lossy_power, power};
+pub use promises::promises;
+pub use recovery::recovery;
 pub use sigterm::sigterm;
 pub use slow_disk::slow_disk;
+pub use stale_reads::stale_reads;
 pub use stopped::stopped;
+pub use takeover::takeover;
 pub use visibility::visibility;
 pub use wiped_voter::wiped_voter;

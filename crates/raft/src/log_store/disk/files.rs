@@ -15,6 +15,7 @@ use super::SyncData;
 use super::damaged;
 use super::index::Index;
 use super::journal::{self, Identity, JournalFile};
+use crate::failpoints::{self, Point};
 use crate::log_store::errors::LogError;
 
 /// The files of an open log, and what is on its way into them. Only the writer's thread uses it.
@@ -132,6 +133,7 @@ impl Files {
             return Err(LogError::refused("there is no file to write to"));
         };
         let path = self.folder.join(journal::name(active.slot()));
+        failpoints::pass(Point::WriteBefore);
         let at = active
             .write(&self.identity, self.newest, seq, &self.pending)
             .map_err(|e| LogError::io("write", &path, e))?;

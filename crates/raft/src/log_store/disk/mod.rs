@@ -26,11 +26,14 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::{Mutex, RwLock};
 
+use brama_core::mutants::{self, Mutant};
+
 use self::files::Files;
 use self::index::Index;
 pub(super) use self::journal::Identity;
 use self::journal::JournalFile;
 use self::steps::Step;
+use crate::failpoints::{self, Point};
 use crate::log_store::codec::{self, DecodeError};
 use crate::log_store::errors::LogError;
 use crate::log_store::record::{Mark, RECORD_VERSION, Record};
@@ -44,11 +47,12 @@ pub(super) trait SyncData: Send + Sync {
 
 impl SyncData for File {
     fn sync_data(&self) -> io::Result<()> {
-        // Never so in a build that anybody uses: see `BROKEN_ON_PURPOSE`.
-        if cfg!(feature = "mutant-no-fdatasync") {
-            return Ok(());
+        failpoints::fallible(Point::FlushBefore)?;
+        if !mutants::active(Mutant::NoFdatasync) {
+            Self::sync_data(self)?;
         }
-        Self::sync_data(self)
+        failpoints::pass(Point::FlushAfter);
+        Ok(())
     }
 }
 
