@@ -211,7 +211,10 @@ impl Inner {
     /// Makes this node one of `cluster`, on disk too.
     pub(crate) async fn adopt(&self, cluster: ClusterId) -> Result<(), String> {
         let data_dir = self.data_dir.lock().clone().ok_or("this node is stopping")?;
-        let adopted = tokio::task::spawn_blocking(move || data_dir.adopt_cluster(cluster)).await;
+        let environment = &self.options.environment;
+        let adopted = environment
+            .blocking(move || data_dir.adopt_cluster(cluster))
+            .await;
         adopted
             .map_err(|panic| panic.to_string())?
             .map_err(|error| error.to_string())?;
