@@ -144,6 +144,8 @@ impl Inner {
     /// outcome nobody knows.
     pub(crate) async fn wait_for_a_leader(&self, deadline: Instant) -> bool {
         let mut leadership = self.leadership.clone();
+        // What has changed since the node started is no reason to ask again at once, and again.
+        leadership.mark_unchanged();
         let mut leader = self.leader.subscribe();
         let nobody = leader.borrow_and_update().is_none();
         let pause = if nobody {
