@@ -179,6 +179,9 @@ pub(crate) struct Machine {
     process: Option<Process>,
     /// Milliseconds for which it does nothing.
     pub(crate) paused_for: u64,
+    /// Processes of it that have ended, and snapshots that they got from a leader.
+    pub(crate) ended: u64,
+    installed: u64,
 }
 
 struct Process {
@@ -220,6 +223,8 @@ impl Machine {
             disk,
             process: None,
             paused_for: 0,
+            ended: 0,
+            installed: 0,
         }
     }
 
@@ -269,6 +274,8 @@ impl Machine {
         self.world.say(format!("node {} ends: {how:?}", self.id));
         self.doors.lock().remove(&self.id);
         self.network.down(self.id, how == End::PowerCut);
+        self.ended += 1;
+        self.installed += installed(&process);
         process.replica.lock().take();
         drop(process.runtime);
         self.paused_for = 0;
@@ -314,10 +321,22 @@ impl Machine {
         }
     }
 
+    /// Snapshots that came from a leader.
+    pub(crate) fn installed(&self) -> u64 {
+        self.installed + self.process.as_ref().map_or(0, installed)
+    }
+
     /// The node, once it has started.
     pub(crate) fn replica(&self) -> Option<Replica> {
         self.process.as_ref()?.replica.lock().clone()
     }
+}
+
+fn installed(process: &Process) -> u64 {
+    let replica = process.replica.lock();
+    replica
+        .as_ref()
+        .map_or(0, |replica| replica.figures().snapshots_installed.micros.count)
 }
 
 /// What the process of a node does.

@@ -3,6 +3,7 @@
 //! A process that simulates has no other clock than the simulated one, and neither has this program, which is the same: the system's uptime
 //! says how long something takes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
 use std::process::{Command, ExitCode, Stdio};
@@ -18,6 +19,9 @@ use crate::world::World;
 /// A seed that takes longer hangs.
 const PATIENCE_S: f64 = 300.0;
 
+/// In so many seeds everything should have happened.
+const ENOUGH: usize = 25;
+
 /// How seeds are to be run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Order {
@@ -31,6 +35,8 @@ pub(crate) enum Ended {
     Well {
         hash: String,
         summary: String,
+        /// What happened in it, and how often.
+        seen: Vec<(String, u64)>,
     },
     Broken {
         hash: String,
@@ -58,7 +64,7 @@ impl Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Well { hash, summary } => write!(f, "well, {hash}: {summary}"),
+            Self::Well { hash, summary, .. } => write!(f, "well, {hash}: {summary}"),
             Self::Broken { text, .. } | Self::Badly { text } => f.write_str(text),
         }
     }
@@ -97,6 +103,9 @@ pub(crate) fn worker(seed: u64, order: Order) -> ExitCode {
     let _ = folder.close();
     println!("hash {:016x}", outcome.hash);
     println!("summary {}", outcome.summary);
+    for (what, count) in &outcome.seen {
+        println!("seen {count} {what}");
+    }
     if outcome.broken.is_empty() {
         return ExitCode::SUCCESS;
     }
@@ -170,8 +179,13 @@ pub(crate) fn run_one(seed: u64, order: Order) -> Ended {
             .to_owned()
     };
     let (hash, summary) = (line("hash "), line("summary "));
+    let seen = text.lines().filter_map(|line| {
+        let (count, what) = line.strip_prefix("seen ")?.split_once(' ')?;
+        Some((what.to_owned(), count.parse().ok()?))
+    });
+    let seen = seen.collect();
     match status {
-        Some(status) if status.success() => Ended::Well { hash, summary },
+        Some(status) if status.success() => Ended::Well { hash, summary, seen },
         Some(status) if status.code() == Some(BROKEN.into()) => Ended::Broken { hash, text },
         Some(status) => Ended::Badly {
             text: format!("{text}\nseed {seed} ended with {status}"),
@@ -188,6 +202,7 @@ pub(crate) fn run_all(seeds: Vec<u64>, order: Order, seconds: Option<f64>, verbo
     let began = uptime();
     let left = Mutex::new(seeds.into_iter());
     let ended = Mutex::new((0_usize, Vec::new()));
+    let seen = Mutex::new(BTreeMap::<String, u64>::new());
     let work = || loop {
         let in_time = seconds.is_none_or(|seconds| uptime() - began < seconds);
         let well = verbose || ended.lock().unwrap().1.is_empty();
@@ -197,7 +212,11 @@ pub(crate) fn run_all(seeds: Vec<u64>, order: Order, seconds: Option<f64>, verbo
         let outcome = run_one(seed, order);
         let mut ended = ended.lock().unwrap();
         ended.0 += 1;
-        if !outcome.is_well() {
+        if let Ended::Well { seen: of_one, .. } = &outcome {
+            for (what, count) in of_one {
+                *seen.lock().unwrap().entry(what.clone()).or_default() += count;
+            }
+        } else {
             println!("{outcome}\n");
             ended.1.push(seed);
         }
@@ -227,6 +246,18 @@ pub(crate) fn run_all(seeds: Vec<u64>, order: Order, seconds: Option<f64>, verbo
             format!("{} failed: {failed:?}", failed.len())
         }
     );
+    let seen = seen.into_inner().unwrap();
+    let told: Vec<_> = seen
+        .iter()
+        .map(|(what, count)| format!("{count} {what}"))
+        .collect();
+    println!("in them: {}", told.join(", "));
+    // Where nothing happened, nothing is shown.
+    let missing: Vec<_> = seen.iter().filter(|(_, count)| **count == 0).collect();
+    if count >= ENOUGH && !missing.is_empty() {
+        println!("it cannot be told whether all held: {missing:?} did not happen at all");
+        return false;
+    }
     failed.is_empty()
 }
 

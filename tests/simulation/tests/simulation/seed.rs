@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use brama_core::circuit::StateName;
 use brama_core::command::{Bootstrap, ClusterId, ReportBatch, ReportItem};
-use brama_core::event::EventKind;
+use brama_core::event::{Cause, EventKind};
 use brama_core::limits::Limits;
 use brama_core::policy::{Expiry, GlobalOptions, Policy};
 use brama_core::report::Outcome;
 use brama_core::{Command, Metadata, Summary};
 use brama_raft::{Options, Origin, Replica, Timing};
-use brama_simulation::{Broken, Manual, Ms, Settings, judge};
+use brama_simulation::{Broken, Manual, Ms, Seen, Settings, judge};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -41,6 +41,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Ending {
     pub(crate) hash: u64,
     pub(crate) summary: String,
+    /// What happened in it, and how often.
+    pub(crate) seen: Vec<(&'static str, u64)>,
     pub(crate) broken: Vec<Broken>,
     pub(crate) end: Vec<String>,
 }
@@ -413,6 +415,7 @@ impl Simulation {
         let took = self.world.now() - began;
         self.world
             .say(format!("writes resume {when}: {resumed}, {took} ms"));
+        self.knobs += &format!(", writes after {took} ms {when}");
         if !resumed && self.world.broken.lock().is_empty() {
             self.fails("G12", &format!("no write within {RESUMES_WITHIN_MS} ms {when}"));
         }
@@ -497,26 +500,47 @@ impl Simulation {
         if broken.is_empty() {
             broken = judge(&history, &nodes, &self.settings);
         }
-        let count = |done: fn(&brama_simulation::Probe) -> bool| {
-            history.probes.iter().filter(|probe| done(probe)).count()
+        let of_kind = |kind, cause| {
+            let is_one = |seen: &&Seen| seen.event.kind == kind && seen.event.cause == cause;
+            nodes.events().values().filter(is_one).count() as u64
         };
-        let summary = format!(
-            "{}: {} ms, {} acknowledged, {} reads, {} batches, {} acts, {} permits of {} asked, {} events, {} terms, {} compactions",
-            self.knobs,
-            world.now(),
-            history.positions.len(),
-            history.reads.len(),
-            history.batches.len(),
-            history.manual.len(),
-            count(|probe| probe.granted.is_some()),
-            history.probes.len(),
-            nodes.events().len(),
-            nodes.terms(),
-            nodes.compacted(),
-        );
+        let granted = history.probes.iter().filter(|probe| probe.granted.is_some());
+        let seen = vec![
+            ("acknowledged", history.positions.len() as u64),
+            ("reads", history.reads.len() as u64),
+            ("batches", history.batches.len() as u64),
+            ("manual acts", history.manual.len() as u64),
+            ("permits", granted.count() as u64),
+            ("permits run out", of_kind(EventKind::ProbeExpired, Cause::Expiry)),
+            (
+                "openings ended",
+                of_kind(EventKind::CircuitHalfOpened, Cause::Expiry),
+            ),
+            (
+                "closed by probes",
+                of_kind(EventKind::CircuitClosed, Cause::Probe),
+            ),
+            ("terms", nodes.terms() as u64),
+            ("compacted", nodes.compacted()),
+            (
+                "snapshots installed",
+                self.machines.iter().map(Machine::installed).sum(),
+            ),
+            (
+                "processes ended",
+                self.machines.iter().map(|machine| machine.ended).sum(),
+            ),
+            ("times from wall clocks", history.all_down.len() as u64),
+        ];
+        let told: Vec<_> = seen
+            .iter()
+            .map(|(what, count)| format!("{count} {what}"))
+            .collect();
+        let summary = format!("{}: {} ms, {}", self.knobs, world.now(), told.join(", "));
         Ending {
             hash: world.trace_hash(),
             summary,
+            seen,
             broken,
             end: world.trace_end(),
         }
