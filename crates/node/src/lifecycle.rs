@@ -26,6 +26,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use brama_core::command::{Bootstrap, ClusterId};
+use brama_raft::environment::System;
 use brama_raft::{Options, Origin, Replica, TimeSource, Timing, fault_build};
 
 use crate::api::{Api, DESCRIPTORS};
@@ -383,6 +384,7 @@ fn replica_options(config: &Config, time: Arc<dyn TimeSource>) -> Options {
             heartbeat: config.raft.heartbeat_interval,
         },
         time,
+        environment: Arc::new(System),
         snapshot_every: config.raft.snapshot_every,
         keep_entries: config.raft.keep_entries,
         compare_interval: config.raft.compare_interval,

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+use crate::environment::{BoxFuture, Environment, Unfinished};
 use crate::free_space;
 use crate::inner::Inner;
 use crate::log_store::LogHandle;
@@ -106,7 +107,8 @@ struct Room {
     min_free: u64,
     free: Option<u64>,
     low: bool,
-    asked: Option<JoinHandle<std::io::Result<u64>>>,
+    environment: Arc<dyn Environment>,
+    asked: Option<BoxFuture<Result<std::io::Result<u64>, Unfinished>>>,
 }
 
 impl Room {
@@ -116,15 +118,15 @@ impl Room {
             min_free: node.options.min_free_bytes,
             free: None,
             low: false,
+            environment: node.options.environment.clone(),
             asked: None,
         }
     }
 
     async fn look(&mut self) {
-        let folder = self.folder.clone();
-        let asked = self
-            .asked
-            .get_or_insert_with(|| tokio::task::spawn_blocking(move || free_space::of(&folder)));
+        let (folder, environment) = (self.folder.clone(), &self.environment);
+        let ask = || Box::pin(environment.blocking(move || free_space::of(&folder))) as BoxFuture<_>;
+        let asked = self.asked.get_or_insert_with(ask);
         // A file system that hangs is asked once.
         let Ok(answer) = tokio::time::timeout(LOOK_EVERY, asked).await else {
             return;

@@ -144,6 +144,8 @@ impl Inner {
     /// outcome nobody knows.
     pub(crate) async fn wait_for_a_leader(&self, deadline: Instant) -> bool {
         let mut leadership = self.leadership.clone();
+        // What has changed since the node started is no reason to ask again at once, and again.
+        leadership.mark_unchanged();
         let mut leader = self.leader.subscribe();
         let nobody = leader.borrow_and_update().is_none();
         let pause = if nobody {
@@ -211,7 +213,10 @@ impl Inner {
     /// Makes this node one of `cluster`, on disk too.
     pub(crate) async fn adopt(&self, cluster: ClusterId) -> Result<(), String> {
         let data_dir = self.data_dir.lock().clone().ok_or("this node is stopping")?;
-        let adopted = tokio::task::spawn_blocking(move || data_dir.adopt_cluster(cluster)).await;
+        let environment = &self.options.environment;
+        let adopted = environment
+            .blocking(move || data_dir.adopt_cluster(cluster))
+            .await;
         adopted
             .map_err(|panic| panic.to_string())?
             .map_err(|error| error.to_string())?;

@@ -10,6 +10,7 @@ mod clock;
 mod convert;
 mod data_dir;
 mod disk_watch;
+pub mod environment;
 pub mod errors;
 pub mod failpoints;
 pub mod fault_build;

@@ -8,6 +8,7 @@ use openraft::SnapshotPolicy;
 
 use brama_core::command::Bootstrap;
 
+use crate::environment::Environment;
 use crate::replica::StartError;
 
 /// What a replica is started with.
@@ -31,6 +32,8 @@ pub struct Options {
     pub timing: Timing,
     /// Clocks of this machine.
     pub time: Arc<dyn TimeSource>,
+    /// Its threads and its network: [`System`](crate::environment::System), if it is a real one.
+    pub environment: Arc<dyn Environment>,
     /// Take a snapshot after so many log entries.
     pub snapshot_every: u64,
     /// Keep so many entries that a snapshot covers, for followers that are a little behind.

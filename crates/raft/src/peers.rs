@@ -18,6 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use brama_core::command::ClusterId;
 use brama_proto::internal::peer_client::PeerClient;
 
+use crate::environment::Environment;
 use crate::types::{Incarnation, Member};
 
 /// Messages between nodes may be this large: a full append request, with room.
@@ -46,6 +47,7 @@ pub(crate) type Client = PeerClient<InterceptedService<Channel, Card>>;
 #[derive(Clone)]
 pub(crate) struct Peers {
     from: u64,
+    environment: Arc<dyn Environment>,
     cluster: Arc<Mutex<Option<ClusterId>>>,
     channels: Arc<Mutex<HashMap<(String, Lane), Channel>>>,
     /// Nodes that did not take log entries when they were last asked to.
@@ -53,9 +55,10 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(from: u64, cluster: Option<ClusterId>) -> Self {
+    pub(crate) fn new(from: u64, cluster: Option<ClusterId>, environment: Arc<dyn Environment>) -> Self {
         Self {
             from,
+            environment,
             cluster: Arc::new(Mutex::new(cluster)),
             channels: Arc::default(),
             away: Arc::default(),
@@ -125,7 +128,7 @@ impl Peers {
         }
         // Keepalive is off by default: without it a peer that vanished without a word (cable, pause) would hold the connection, and
         // with it the calls, for many minutes.
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .tcp_keepalive(Some(Duration::from_secs(10)))
@@ -133,8 +136,8 @@ impl Peers {
             .keep_alive_timeout(Duration::from_secs(3))
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 * 1024 * 1024)
-            .initial_connection_window_size(8 * 1024 * 1024)
-            .connect_lazy();
+            .initial_connection_window_size(8 * 1024 * 1024);
+        let channel = self.environment.connect(endpoint);
         channels.insert((address.to_owned(), lane), channel.clone());
         Ok(channel)
     }

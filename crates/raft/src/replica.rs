@@ -8,7 +8,6 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{LogIdOptionExt, ServerState};
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +91,9 @@ impl Replica {
             address: options.peer_listen,
             source,
         };
-        let listener = TcpListener::bind(options.peer_listen)
+        let environment = options.environment.clone();
+        let incoming = environment
+            .listen(options.peer_listen)
             .await
             .map_err(listen_error)?;
 
@@ -102,13 +103,14 @@ impl Replica {
                 options.node_id,
                 options.cluster_name.clone(),
             );
-            let (clock, stop) = (clock.clone(), stop.clone());
+            let (clock, stop, of_stores) = (clock.clone(), stop.clone(), environment.clone());
             let contents = Contents::new(options.compare_interval * agreement::PERIOD);
-            tokio::task::spawn_blocking(move || {
+            environment.blocking(move || {
                 let data_dir = DataDir::open(&path, id, &name)?;
                 let identity = data_dir.identity();
-                let log_store = LogStore::open(&data_dir.log_path(), &identity.log)?;
-                let state_store = StateStore::open(data_dir.snapshots_path(), clock, contents, stop)?;
+                let log_store = LogStore::open(&data_dir.log_path(), &identity.log, of_stores.clone())?;
+                let snapshots = data_dir.snapshots_path();
+                let state_store = StateStore::open(snapshots, clock, contents, stop, of_stores)?;
                 state_store.check(log_store.purged(), identity.cluster_id)?;
                 Ok::<_, StartError>((data_dir, log_store, state_store))
             })
@@ -118,11 +120,12 @@ impl Replica {
             .map_err(|panic| StartError::Consensus(panic.to_string()))??;
         let identity = data_dir.identity();
         let state = state_store.shared();
-        let peers = Peers::new(options.node_id, identity.cluster_id);
+        let peers = Peers::new(options.node_id, identity.cluster_id, environment.clone());
         let quorum = Quorum::new(options.timing.election_max);
         let network = Network {
             peers: peers.clone(),
             quorum: quorum.clone(),
+            environment: environment.clone(),
         };
         let log = log_store.handle();
         let raft = RaftHandle::new(options.node_id, raft_config, network, log_store, state_store)
@@ -174,11 +177,7 @@ impl Replica {
         let stopped = stop.clone();
         tasks.spawn(async move {
             // The streams of other nodes end with `stop` too; a connection that does not is cut.
-            let serving = server.serve_with_incoming_shutdown(
-                // The server's own setting does not reach connections that come in this way.
-                tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true)),
-                stopped.clone().cancelled_owned(),
-            );
+            let serving = server.serve_with_incoming_shutdown(incoming, stopped.clone().cancelled_owned());
             tokio::select! {
                 () = async { stopped.cancelled().await; tokio::time::sleep(CUT_AFTER).await } => {}
                 result = serving => if let Err(error) = result {
@@ -217,7 +216,7 @@ impl Replica {
         tasks.spawn(origin::run(inner.clone()));
         let contents = inner.state.contents().clone();
         contents.begin();
-        tasks.spawn(contents.run(inner.stop.clone()));
+        tasks.spawn(contents.run(environment, inner.stop.clone()));
         tasks.spawn(agreement::run(inner.clone()));
         tasks.spawn(disk_watch::run(inner.clone()));
         Ok(Self { inner })

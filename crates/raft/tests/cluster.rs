@@ -310,6 +310,31 @@ async fn a_node_that_is_away_is_tried_some_times_a_second_not_thousands() {
     assert!((1..300).contains(&attempts), "{attempts} attempts in 2 s");
 }
 
+/// Found by the simulation, in which no time passed: a node that had led once asked again without a pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_leader_asks_some_times_a_second_not_thousands() {
+    let mut cluster = Cluster::start().await;
+    let led = cluster.leader().await;
+    cluster.replica(led).transfer_leader(None, soon()).await.unwrap();
+    for other in (0..3).filter(|other| *other != led) {
+        cluster.down(other).await;
+    }
+    // Whatever it was handed in the meantime, it ends without a majority.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let replica = cluster.replica(led);
+    let asked = || {
+        let forwarded = replica.figures().forwarded;
+        forwarded.iter().map(|(_, _, count)| count).sum::<u64>()
+    };
+    let before = asked();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+    let answer = replica.propose(failure("a", 1, 1), deadline).await;
+    assert!(answer.is_err(), "{answer:?}");
+    let attempts = asked() - before;
+    assert!((1..100).contains(&attempts), "{attempts} attempts in a second");
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_member_is_refused_and_says_what_to_do() {
     for wiped in 0..2 {

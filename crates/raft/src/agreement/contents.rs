@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use brama_core::ClusterTime;
 use brama_core::snapshot::Frozen;
 
+use crate::environment::Environment;
+
 /// Hashes that are kept: a node that is behind, or was away for some periods, still finds a common one.
 const KEPT: usize = 8;
 
@@ -94,7 +96,7 @@ impl Contents {
     }
 
     /// Hashes what is offered, on a thread of its own, one at a time. Ends with `stop`.
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, environment: Arc<dyn Environment>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -107,7 +109,7 @@ impl Contents {
             };
             let Some((index, state)) = taken else { continue };
             let began = Instant::now();
-            let hashed = tokio::task::spawn_blocking(move || state.content_hash()).await;
+            let hashed = environment.blocking(move || state.content_hash()).await;
             let mut shared = self.shared.lock();
             shared.hashing = false;
             let Ok(hash) = hashed else {
@@ -130,6 +132,7 @@ mod tests {
     use brama_core::Machine;
 
     use super::*;
+    use crate::environment::System;
 
     #[test]
     fn positions_are_where_time_enters_another_period() {
@@ -153,7 +156,7 @@ mod tests {
         let contents = Contents::new(Duration::from_secs(60));
         contents.begin();
         let stop = CancellationToken::new();
-        let task = tokio::spawn(contents.clone().run(stop.clone()));
+        let task = tokio::spawn(contents.clone().run(Arc::new(System), stop.clone()));
         for index in 1..=KEPT as u64 + 2 {
             contents.offer(index, Machine::new().freeze());
             while contents.newest().is_none_or(|(newest, _)| newest != index) {
@@ -180,7 +183,7 @@ mod tests {
         contents.offer(1, Machine::new().freeze());
         assert!(!contents.takes(), "there would be three states");
         let stop = CancellationToken::new();
-        let task = tokio::spawn(contents.clone().run(stop.clone()));
+        let task = tokio::spawn(contents.clone().run(Arc::new(System), stop.clone()));
         while contents.newest().is_none() {
             tokio::task::yield_now().await;
         }

@@ -267,7 +267,10 @@ async fn quarantine(node: &Inner, position: Position, right: u64, majority: &[u6
 /// From here on the data directory refuses to be opened.
 async fn note(node: &Inner, why: String) -> Result<(), String> {
     let data_dir = node.data_dir.lock().clone().ok_or("this node is stopping")?;
-    let written = tokio::task::spawn_blocking(move || data_dir.take_out_of_service(&why)).await;
+    let environment = &node.options.environment;
+    let written = environment
+        .blocking(move || data_dir.take_out_of_service(&why))
+        .await;
     written
         .map_err(|panic| panic.to_string())?
         .map_err(|error| error.to_string())

@@ -1,8 +1,11 @@
 //! Whatever is wrong with a data directory stops the start, and says what to do; a first start that was cut short goes on.
 
+use std::sync::Arc;
+
 use tempfile::TempDir;
 
 use super::*;
+use crate::environment::System;
 use crate::log_store::LogStore;
 
 const CLUSTER: ClusterId = ClusterId(0xfeed);
@@ -46,7 +49,7 @@ fn a_new_directory_has_an_identity_that_stays() {
     assert_ne!(first.incarnation, Incarnation(0));
     let again = open(&dir).unwrap();
     assert_eq!(again.identity(), first);
-    LogStore::open(&again.log_path(), &first.log).unwrap();
+    LogStore::open(&again.log_path(), &first.log, Arc::new(System)).unwrap();
     assert!(again.snapshots_path().is_dir());
     let other = made();
     assert_ne!(open(&other).unwrap().identity().incarnation, first.incarnation);
@@ -200,7 +203,7 @@ fn a_first_start_may_be_cut_short_anywhere() {
         fs::create_dir(&path).unwrap();
         prepare(&path);
         let data = open(&dir).unwrap();
-        LogStore::open(&data.log_path(), &data.identity().log).unwrap();
+        LogStore::open(&data.log_path(), &data.identity().log, Arc::new(System)).unwrap();
     };
     cut(&|_| {});
     cut(&|path| fs::write(path.join("lock"), b"").unwrap());
@@ -221,7 +224,7 @@ fn a_first_start_may_be_cut_short_anywhere() {
     fs::rename(path.join(LOG_FOLDER), path.join(NEW_LOG_FOLDER)).unwrap();
     let data = open(&dir).unwrap();
     assert_eq!(data.identity(), written);
-    LogStore::open(&data.log_path(), &data.identity().log).unwrap();
+    LogStore::open(&data.log_path(), &data.identity().log, Arc::new(System)).unwrap();
 }
 
 #[test]

@@ -51,7 +51,9 @@ pub(crate) use self::reader::LogReader;
 use self::record::Record;
 use self::stats::FlushStats;
 use self::tail::Tail;
-use self::writer::{FIRST_PAUSE, FreeSpace, Write, Writer};
+use self::writer::{FIRST_PAUSE, FreeSpace, Write};
+pub use self::writer::{LogWriter, WriteGroup};
+use crate::environment::Environment;
 use crate::failpoints::{self, Point};
 use crate::free_space;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
@@ -84,6 +86,7 @@ struct Shared {
     /// Bytes of entries that may wait for the disk, in units of [`UNIT`].
     room: Arc<Semaphore>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    environment: Arc<dyn Environment>,
 }
 
 /// Closes the log, and tells how it fares. Cheap to clone; holds on to no file.
@@ -125,13 +128,17 @@ impl LogStore {
     ///
     /// # Errors
     /// When anything that was promised is missing or damaged, or it is another log. It never begins an empty log.
-    pub(crate) fn open(folder: &Path, identity: &LogIdentity) -> Result<Self, LogError> {
-        Self::open_one(folder, Some(identity), Sizes::default())
+    pub(crate) fn open(
+        folder: &Path,
+        identity: &LogIdentity,
+        environment: Arc<dyn Environment>,
+    ) -> Result<Self, LogError> {
+        Self::open_one(folder, Some(identity), Sizes::default(), environment)
     }
 
     #[cfg(test)]
     fn open_with(folder: &Path, sizes: Sizes) -> Result<Self, LogError> {
-        Self::open_one(folder, None, sizes)
+        Self::open_one(folder, None, sizes, Arc::new(crate::environment::System))
     }
 
     /// The newest entry that was purged: a snapshot must cover it.
@@ -139,21 +146,32 @@ impl LogStore {
         self.shared.tail.lock().ends().0
     }
 
-    fn open_one(folder: &Path, expected: Option<&LogIdentity>, sizes: Sizes) -> Result<Self, LogError> {
+    fn open_one(
+        folder: &Path,
+        expected: Option<&LogIdentity>,
+        sizes: Sizes,
+        environment: Arc<dyn Environment>,
+    ) -> Result<Self, LogError> {
         let (disk, record) = Disk::open(folder, expected, sizes.file_bytes)?;
         let folder = folder.to_path_buf();
         let free_space = Box::new(move || free_space::of(&folder));
-        Self::start(disk, record, sizes, free_space)
+        Self::start(disk, record, sizes, free_space, environment)
     }
 
-    fn start(disk: Disk, record: Record, sizes: Sizes, free_space: FreeSpace) -> Result<Self, LogError> {
+    fn start(
+        disk: Disk,
+        record: Record,
+        sizes: Sizes,
+        free_space: FreeSpace,
+        environment: Arc<dyn Environment>,
+    ) -> Result<Self, LogError> {
         let folder = disk.folder().to_path_buf();
         let disk = Arc::new(disk);
         let tail = Arc::new(Mutex::new(Tail::new(&record, sizes.cache_bytes)));
         let stats = Arc::new(FlushStats::default());
         let pressure = Arc::new(Pressure::default());
         let (queue, receiver) = mpsc::channel(QUEUE);
-        let writer = Writer {
+        let writer = LogWriter {
             disk: disk.clone(),
             tail: tail.clone(),
             stats: stats.clone(),
@@ -163,9 +181,8 @@ impl LogStore {
             next_try: (Instant::now(), FIRST_PAUSE),
             queue: receiver,
         };
-        let thread = std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(|| writer.run())
+        let thread = environment
+            .spawn_log_writer(writer)
             .map_err(|e| LogError::io("start the writer of", &folder, e))?;
         let shared = Shared {
             tail,
@@ -174,7 +191,8 @@ impl LogStore {
             stats,
             pressure,
             room: Arc::new(Semaphore::new(WAITING_BYTES / UNIT)),
-            writer: Mutex::new(Some(thread)),
+            writer: Mutex::new(thread),
+            environment,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -234,7 +252,7 @@ impl LogHandle {
             }
         };
         let shared = self.shared.clone();
-        let joined = tokio::task::spawn_blocking(move || {
+        let joined = self.shared.environment.blocking(move || {
             let thread = shared.writer.lock().take();
             let ended = thread.map(JoinHandle::join);
             drop(shared.disk.write().take());

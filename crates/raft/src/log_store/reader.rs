@@ -11,7 +11,6 @@ use openraft::OptionalSend;
 use openraft::storage::RaftLogReader;
 
 use crate::log_store::Shared;
-use crate::log_store::disk::Disk;
 use crate::log_store::errors::LogError;
 use crate::types::{Entry, TypeConfig, Vote};
 
@@ -45,7 +44,13 @@ impl LogReader {
                 .clone()
                 .ok_or_else(|| self.shared.closed())?;
             let wanted = found.on_disk.clone();
-            let mut entries = match blocking(disk, move |disk| disk.read(wanted, max_bytes)).await {
+            let read = self
+                .shared
+                .environment
+                .blocking(move || disk.read(wanted, max_bytes));
+            // Nobody cancels it, so it is not done only when the process ends.
+            let read = read.await.unwrap_or_else(|_| Err(self.shared.closed()));
+            let mut entries = match read {
                 Err(error) if error.is_no_room() => {
                     // An error would end openraft. The writer may notice a moment later than this reader that the disk is full.
                     tokio::time::sleep(LOOK_AGAIN).await;
@@ -124,17 +129,6 @@ impl RaftLogReader<TypeConfig> for LogReader {
             Err(error) => stream::iter(vec![Err(error)]),
         })
     }
-}
-
-/// Runs a read of the disk where it may block.
-async fn blocking<T: Send + 'static>(
-    disk: Arc<Disk>,
-    read: impl FnOnce(&Disk) -> Result<T, LogError> + Send + 'static,
-) -> Result<T, LogError> {
-    let folder = disk.folder().to_path_buf();
-    let task = tokio::task::spawn_blocking(move || read(&disk));
-    // The task is not cancelled by anyone, so this happens when the runtime ends.
-    task.await.unwrap_or(Err(LogError::Closed { path: folder }))
 }
 
 fn indexes(range: &impl RangeBounds<u64>) -> Range<u64> {

@@ -2,7 +2,7 @@
 //!
 //! It takes everything that waits, writes it in the order in which it was asked for, and makes it durable with one flush: so the
 //! slower the disk, the larger the groups. Only then does it answer. After the first error it writes nothing any more, and
-//! answers everything with that error.
+//! answers everything with that error. The three steps can be taken one by one, so that the simulation may crash between them.
 //!
 //! That the disk is full is no error: see [`Disk::stalled`]. The journal goes on for a while, and what it does not take waits here, in its order. A
 //! vote waits behind it: openraft takes a vote that is durable for a sign that all entries before it are. So that it need not,
@@ -69,8 +69,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// How much room the disk has, in bytes.
 pub(super) type FreeSpace = Box<dyn Fn() -> std::io::Result<u64> + Send>;
 
-/// What the thread owns.
-pub(super) struct Writer {
+/// Writes the log. What the thread owns.
+pub struct LogWriter {
     pub(super) disk: Arc<Disk>,
     pub(super) tail: Arc<Mutex<Tail>>,
     pub(super) stats: Arc<FlushStats>,
@@ -83,48 +83,88 @@ pub(super) struct Writer {
     pub(super) queue: mpsc::Receiver<Write>,
 }
 
-impl Writer {
-    /// Runs until [`Write::Close`], or until every sender is gone.
-    pub(super) fn run(mut self) {
+impl LogWriter {
+    /// Writes until the log is closed, or dropped.
+    pub fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
-            if matches!(first, Write::Tick) {
-                self.look_for_room();
-                continue;
-            }
-            let mut group = Group::default();
-            let mut failure = self.tail.lock().check();
-            let mut next = Some(first);
-            while let Some(write) = next {
-                group.bytes += if let Write::Append { entries, .. } = &write {
-                    bytes(entries)
-                } else {
-                    0
-                };
-                if failure.is_ok() {
-                    failure = self.write(&write);
+            if let Some(mut group) = self.gather(first) {
+                self.flush(&mut group);
+                self.answer(&mut group);
+                if group.closes {
+                    return;
                 }
-                let closes = matches!(write, Write::Close { .. });
-                group.writes.push(write);
-                let full = group.writes.len() >= GROUP || group.bytes >= GROUP_BYTES;
-                next = if full || closes {
-                    None
-                } else {
-                    self.queue.try_recv().ok()
-                };
-            }
-            let closes = matches!(group.writes.last(), Some(Write::Close { .. }));
-            let outcome = failure.and_then(|()| self.commit(&group, closes));
-            if let Err(error) = &outcome {
-                tracing::error!(%error, "the log cannot be written any more");
-                self.tail.lock().fail(error);
-            }
-            group.answer(&outcome, &self.tail);
-            self.tell_of_room();
-            if closes {
-                return self.refuse_rest();
             }
         }
-        // Nobody asked to close, but all is durable. The mark only has to reach the disk at some time.
+        self.end();
+    }
+
+    /// What waits, in the order in which it was asked for: not durable yet. `None`: the log is closed, or dropped.
+    pub async fn next_group(&mut self) -> Option<WriteGroup> {
+        while let Some(first) = self.queue.recv().await {
+            if let Some(group) = self.gather(first) {
+                return Some(group);
+            }
+        }
+        self.end();
+        None
+    }
+
+    /// What came, and what waits behind it.
+    fn gather(&mut self, first: Write) -> Option<WriteGroup> {
+        if matches!(first, Write::Tick) {
+            self.look_for_room();
+            return None;
+        }
+        let mut group = WriteGroup {
+            writes: Vec::new(),
+            bytes: 0,
+            entries: 0,
+            closes: false,
+            outcome: self.tail.lock().check(),
+        };
+        let mut next = Some(first);
+        while let Some(write) = next {
+            if let Write::Append { entries, .. } = &write {
+                group.bytes += bytes(entries);
+                group.entries += entries.len() as u64;
+            }
+            if group.outcome.is_ok() {
+                group.outcome = self.write(&write);
+            }
+            group.closes = matches!(write, Write::Close { .. });
+            group.writes.push(write);
+            let full = group.writes.len() >= GROUP || group.bytes >= GROUP_BYTES;
+            next = if full || group.closes {
+                None
+            } else {
+                self.queue.try_recv().ok()
+            };
+        }
+        Some(group)
+    }
+
+    /// Makes the group durable.
+    pub fn flush(&mut self, group: &mut WriteGroup) {
+        if group.outcome.is_ok() {
+            group.outcome = self.commit(group);
+        }
+        if let Err(error) = &group.outcome {
+            tracing::error!(%error, "the log cannot be written any more");
+            self.tail.lock().fail(error);
+        }
+    }
+
+    /// Tells everybody who waits for the group.
+    pub fn answer(&mut self, group: &mut WriteGroup) {
+        group.answer(&self.tail);
+        self.tell_of_room();
+        if group.closes {
+            self.refuse_rest();
+        }
+    }
+
+    /// Nobody asked to close, but all is durable. The mark only has to reach the disk at some time.
+    fn end(&self) {
         if let Err(error) = self.disk.sync_mark() {
             tracing::warn!(%error, "closing the log");
         }
@@ -191,16 +231,14 @@ impl Writer {
     /// Whoever asked after the close, or at the same time, gets an answer too.
     fn refuse_rest(&mut self) {
         self.queue.close();
-        let closed = Err(LogError::Closed {
-            path: self.disk.folder().to_path_buf(),
-        });
+        let mut rest = Vec::new();
         while let Ok(write) = self.queue.try_recv() {
-            Group {
-                writes: vec![write],
-                bytes: 0,
-            }
-            .answer(&closed, &self.tail);
+            rest.push(write);
         }
+        let closed = LogError::Closed {
+            path: self.disk.folder().to_path_buf(),
+        };
+        answer(rest, &Err(closed), &self.tail);
     }
 
     /// Writes one thing, not yet durable.
@@ -258,14 +296,14 @@ impl Writer {
         Ok(())
     }
 
-    fn commit(&mut self, group: &Group, closes: bool) -> Result<(), LogError> {
+    fn commit(&mut self, group: &WriteGroup) -> Result<(), LogError> {
         let began = Instant::now();
         self.pressure.flush_begins();
-        let committed = self.commit_when_there_is_room(closes);
+        let committed = self.commit_when_there_is_room(group.closes);
         self.pressure.flush_ends();
         committed?;
         let took = began.elapsed();
-        let entries = group.entries();
+        let entries = group.entries;
         self.stats.record(entries, group.bytes as u64, took);
         if took >= SLOW {
             self.stats.record_slow();
@@ -282,55 +320,53 @@ impl Writer {
 }
 
 /// What is made durable together.
-#[derive(Default)]
-struct Group {
+pub struct WriteGroup {
     writes: Vec<Write>,
+    /// Of entries.
     bytes: usize,
+    entries: u64,
+    /// It is the last one.
+    closes: bool,
+    /// What came of it so far.
+    outcome: Result<(), LogError>,
 }
 
-impl Group {
-    fn entries(&self) -> u64 {
-        let count = |write: &Write| {
-            if let Write::Append { entries, .. } = write {
-                entries.len() as u64
-            } else {
-                0
-            }
-        };
-        self.writes.iter().map(count).sum()
+impl WriteGroup {
+    fn answer(&mut self, tail: &Mutex<Tail>) {
+        answer(std::mem::take(&mut self.writes), &self.outcome, tail);
     }
+}
 
-    /// Answers everybody.
-    fn answer(self, outcome: &Result<(), LogError>, tail: &Mutex<Tail>) {
-        for write in self.writes {
-            match write {
-                Write::Append {
-                    entries,
-                    epoch,
-                    done,
-                    room,
-                    ..
-                } => {
-                    if let (Ok(()), Some(last)) = (outcome, entries.last()) {
-                        tail.lock().flushed(last.log_id.index + 1, epoch);
-                    }
-                    drop(room);
-                    done.io_completed(outcome.clone().map_err(Into::into));
+/// Answers everybody.
+fn answer(writes: Vec<Write>, outcome: &Result<(), LogError>, tail: &Mutex<Tail>) {
+    for write in writes {
+        match write {
+            Write::Append {
+                entries,
+                epoch,
+                done,
+                room,
+                ..
+            } => {
+                if let (Ok(()), Some(last)) = (outcome, entries.last()) {
+                    tail.lock().flushed(last.log_id.index + 1, epoch);
                 }
-                Write::Vote { vote, done } => {
-                    if outcome.is_ok() {
-                        tail.lock().vote = Some(vote);
-                    }
-                    // Whoever asked may be gone; the vote is there all the same.
-                    let _ = done.send(outcome.clone());
-                }
-                Write::Close { done } => {
-                    let _ = done.send(outcome.clone());
-                }
-                Write::Truncate(_) => failpoints::pass(Point::TruncateAfter),
-                Write::Purge(_) => failpoints::pass(Point::PurgeAfter),
-                Write::Tick => {}
+                drop(room);
+                done.io_completed(outcome.clone().map_err(Into::into));
             }
+            Write::Vote { vote, done } => {
+                if outcome.is_ok() {
+                    tail.lock().vote = Some(vote);
+                }
+                // Whoever asked may be gone; the vote is there all the same.
+                let _ = done.send(outcome.clone());
+            }
+            Write::Close { done } => {
+                let _ = done.send(outcome.clone());
+            }
+            Write::Truncate(_) => failpoints::pass(Point::TruncateAfter),
+            Write::Purge(_) => failpoints::pass(Point::PurgeAfter),
+            Write::Tick => {}
         }
     }
 }

@@ -4,6 +4,8 @@
 mod service;
 
 use std::future::Future;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use brama_proto::internal as pb;
 use crate::convert::{
     append_result_from_pb, append_to_pb, log_id_from_pb, log_id_to_pb, vote_from_pb, vote_to_pb,
 };
+use crate::environment::Environment;
 use crate::peers::{Client, Lane, Peers};
 use crate::quorum::Quorum;
 use crate::state_store::{Snapshot, SnapshotFile};
@@ -42,6 +45,7 @@ type BoxStream<'a, T> = openraft::base::BoxStream<'a, T>;
 pub(crate) struct Network {
     pub(crate) peers: Peers,
     pub(crate) quorum: Quorum,
+    pub(crate) environment: Arc<dyn Environment>,
 }
 
 impl Network {
@@ -52,6 +56,7 @@ impl Network {
             lane,
             peers: self.peers.clone(),
             quorum: self.quorum.clone(),
+            environment: self.environment.clone(),
         }
     }
 }
@@ -79,6 +84,7 @@ pub(crate) struct Connection {
     lane: Lane,
     peers: Peers,
     quorum: Quorum,
+    environment: Arc<dyn Environment>,
 }
 
 impl Connection {
@@ -220,32 +226,36 @@ impl NetSnapshot<TypeConfig> for Connection {
             total_bytes: file.bytes(),
             xxh3: file.checksum(),
         };
-        // The file is read on a thread of its own, no faster than the messages leave; it ends when the receiver is dropped.
-        let reader = tokio::task::spawn_blocking(move || {
+        // The file is read no faster than the messages leave. If that fails, the other side gets less than was announced.
+        let environment = self.environment.clone();
+        let read = async move {
             let first = pb::SnapshotChunk {
                 head: Some(head),
                 data: Bytes::new(),
             };
-            if sender.blocking_send(first).is_err() {
-                return Ok(());
+            let mut next = sender.send(first).await.is_ok().then_some(0);
+            while let Some(offset) = next {
+                let file = file.clone();
+                let chunk = environment.blocking(move || file.read_chunk(offset, SNAPSHOT_CHUNK_BYTES));
+                let data = chunk.await.map_err(io::Error::other)??;
+                next = (!data.is_empty()).then_some(offset + data.len() as u64);
+                let chunk = pb::SnapshotChunk { head: None, data };
+                if next.is_none() || sender.send(chunk).await.is_err() {
+                    break;
+                }
             }
-            file.read_in_chunks(SNAPSHOT_CHUNK_BYTES, |data| {
-                sender
-                    .blocking_send(pb::SnapshotChunk { head: None, data })
-                    .is_ok()
-            })
-        });
+            Ok::<_, io::Error>(())
+        };
         let call = self.ask(
             option.hard_ttl(),
             client.install_snapshot(ReceiverStream::new(receiver)),
         );
+        let both = futures::future::join(read, call);
         tokio::select! {
             closed = cancel => Err(closed.into()),
-            response = call => {
+            (read, response) = both => {
                 let response = response?;
-                if let Ok(Err(error)) = reader.await {
-                    return Err(NetworkError::new(&error).into());
-                }
+                read.map_err(|error| NetworkError::new(&error))?;
                 let vote = vote_from_pb(response.vote).map_err(|error| NetworkError::new(&error))?;
                 Ok(SnapshotResponse::new(vote))
             }

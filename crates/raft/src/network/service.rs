@@ -154,22 +154,28 @@ impl Peer for PeerService {
                 head.total_bytes
             )));
         }
-        // The disk is written on a thread of its own; the channel between is the only buffer.
-        let (sender, mut receiver) = mpsc::channel::<bytes::Bytes>(4);
-        let writer = tokio::task::spawn_blocking(move || {
-            let mut incoming = IncomingSnapshot::begin(&folder, head.total_bytes, head.xxh3)?;
-            while let Some(data) = receiver.blocking_recv() {
-                incoming.write(&data)?;
-            }
-            incoming.finish()
-        });
+        // The disk is written elsewhere; nothing is read from the connection meanwhile.
+        let environment = &self.node.options.environment;
+        let begin = move || IncomingSnapshot::begin(&folder, head.total_bytes, head.xxh3);
+        let mut incoming = environment
+            .blocking(begin)
+            .await
+            .map_err(failed)?
+            .map_err(failed)?;
         while let Some(chunk) = chunks.message().await? {
-            if sender.send(chunk.data).await.is_err() {
-                break;
-            }
+            let write = move || incoming.write(&chunk.data).map(|()| incoming);
+            incoming = environment
+                .blocking(write)
+                .await
+                .map_err(failed)?
+                .map_err(failed)?;
         }
-        drop(sender);
-        let snapshot = writer.await.map_err(failed)?.map_err(failed)?;
+        let finish = move || incoming.finish();
+        let snapshot = environment
+            .blocking(finish)
+            .await
+            .map_err(failed)?
+            .map_err(failed)?;
         let response = self
             .node
             .raft

@@ -29,6 +29,7 @@ use brama_core::command::ClusterId;
 
 use crate::agreement::{Contents, History};
 use crate::clock::ClusterClock;
+use crate::environment::Environment;
 use crate::failpoints::{self, Point};
 use crate::figures::StateStats;
 use crate::status::Applied;
@@ -200,6 +201,7 @@ pub(crate) struct StateStore {
     current: Option<(SnapshotMeta, SnapshotFile)>,
     /// Nobody waits for room on the disk any more.
     stop: CancellationToken,
+    environment: Arc<dyn Environment>,
     newest: watch::Receiver<Option<(SnapshotMeta, SnapshotFile)>>,
     publish_newest: watch::Sender<Option<(SnapshotMeta, SnapshotFile)>>,
 }
@@ -242,6 +244,7 @@ impl StateStore {
         clock: ClusterClock,
         contents: Contents,
         stop: CancellationToken,
+        environment: Arc<dyn Environment>,
     ) -> Result<Self, SnapshotFileError> {
         let mut inner = Inner {
             machine: Machine::new(),
@@ -287,6 +290,7 @@ impl StateStore {
             beside: Arc::default(),
             current,
             stop,
+            environment,
             newest,
             publish_newest,
         })
@@ -449,6 +453,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             state: Some(self.shared.freeze()),
             shared: self.shared.clone(),
             stop: self.stop.clone(),
+            environment: self.environment.clone(),
             publish_newest: self.publish_newest.clone(),
             stats: self.shared.stats.clone(),
         }
@@ -464,7 +469,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         let (file, head, mut machine, took) = loop {
             let started = Instant::now();
             let (folder, snapshot) = (self.folder.clone(), snapshot.clone());
-            let kept = tokio::task::spawn_blocking(move || {
+            let kept = self.environment.blocking(move || {
                 let (head, frozen) = snapshot.load()?;
                 #[cfg(feature = "mutants")]
                 let frozen = without_newest_event(frozen);
@@ -499,7 +504,7 @@ impl RaftStateMachine<TypeConfig> for StateStore {
             before
         };
         // A hundred thousand circuits take a while to free; neither readers nor this thread wait for it.
-        drop(tokio::task::spawn_blocking(move || drop(before)));
+        self.environment.spawn_blocking(Box::new(move || drop(before)));
         self.clock.applied(time);
         self.shared.publish();
         self.shared.installed.send_modify(|installed| *installed += 1);
@@ -530,6 +535,7 @@ pub(crate) struct SnapshotBuilder {
     state: Option<(SnapshotHead, brama_core::snapshot::Frozen)>,
     shared: SharedState,
     stop: CancellationToken,
+    environment: Arc<dyn Environment>,
     publish_newest: watch::Sender<Option<(SnapshotMeta, SnapshotFile)>>,
     stats: Arc<StateStats>,
 }
@@ -544,7 +550,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             let (head, frozen) = self.state.take().unwrap_or_else(|| self.shared.freeze());
             let folder = self.folder.clone();
             let started = Instant::now();
-            let written = tokio::task::spawn_blocking(move || {
+            let written = self.environment.blocking(move || {
                 let file = SnapshotFile::write(&folder, &head, &frozen)?;
                 Ok::<_, SnapshotFileError>((head.meta, file))
             });

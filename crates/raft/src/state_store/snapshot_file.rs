@@ -238,19 +238,13 @@ impl SnapshotFile {
         self.checksum
     }
 
-    /// Hands out the file in pieces until it ends or `take` says no. Blocking.
-    pub(crate) fn read_in_chunks(&self, size: usize, mut take: impl FnMut(Bytes) -> bool) -> io::Result<()> {
+    /// The piece of this size at `offset`; less at the end of the file, and nothing behind it. Blocking.
+    pub(crate) fn read_chunk(&self, offset: u64, size: usize) -> io::Result<Bytes> {
         use std::os::unix::fs::FileExt;
-        let mut offset = 0;
-        while offset < self.bytes {
-            let mut chunk = vec![0; size.min((self.bytes - offset) as usize)];
-            self.file.read_exact_at(&mut chunk, offset)?;
-            offset += chunk.len() as u64;
-            if !take(Bytes::from(chunk)) {
-                break;
-            }
-        }
-        Ok(())
+        let left = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut chunk = vec![0; size.min(left)];
+        self.file.read_exact_at(&mut chunk, offset)?;
+        Ok(Bytes::from(chunk))
     }
 
     fn open(path: PathBuf) -> Result<Self, SnapshotFileError> {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{SharedState, Standing, StateStore};
 use crate::agreement::Contents;
 use crate::clock::ClusterClock;
+use crate::environment::System;
 use crate::options::TimeSource;
 use crate::types::{Entry, Incarnation, LeaderId, LogId, Member};
 
@@ -37,6 +38,7 @@ fn store() -> (tempfile::TempDir, StateStore) {
         clock,
         Contents::new(Duration::MAX),
         CancellationToken::new(),
+        Arc::new(System),
     )
     .unwrap();
     (folder, store)

@@ -16,6 +16,7 @@ use brama_core::command::{Bootstrap, ClusterId, IfExists, Register};
 use brama_core::limits::Limits;
 use brama_core::policy::{GlobalOptions, Policy};
 use brama_core::{CircuitName, Command, Metadata};
+use brama_raft::environment::System;
 use brama_raft::{Options, Origin, Replica, StartError, TimeSource, Timing};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -134,6 +135,7 @@ impl Cluster {
                 heartbeat: Duration::from_millis(100),
             },
             time: self.clocks[i].clone(),
+            environment: Arc::new(System),
             snapshot_every: self.snapshot_every,
             keep_entries: self.keep_entries,
             compare_interval: self.compare_interval,

@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::*;
+use crate::environment::System;
 use crate::log_store::errors::LogError;
 
 #[derive(Clone, Debug)]
@@ -226,7 +227,7 @@ async fn another_log_and_files_of_another_log_are_refused() {
         error.to_string().contains(&format!("{name} is of another log")),
         "{error}"
     );
-    let Err(error) = LogStore::open(&other.folder, &[1; 16]) else {
+    let Err(error) = LogStore::open(&other.folder, &[1; 16], Arc::new(System)) else {
         panic!("it was opened for another")
     };
     assert!(matches!(error, LogError::OtherLog { .. }), "{error}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::*;
+use crate::environment::System;
 use crate::log_store::disk::{Disk, SyncData};
 
 /// A disk that counts its syncs, and waits or fails when it is told to.
@@ -84,7 +85,7 @@ fn controlled() -> (TestLog, Arc<Control>) {
     let (disk, record) = Disk::open(&folder, None, SMALL.file_bytes).unwrap();
     let by = control.clone();
     disk.replace_sync(move |real| Box::new(Controlled(by.clone(), real)));
-    let store = LogStore::start(disk, record, SMALL, Box::new(|| Ok(u64::MAX))).unwrap();
+    let store = LogStore::start(disk, record, SMALL, Box::new(|| Ok(u64::MAX)), Arc::new(System)).unwrap();
     (TestLog { folder, store, dir }, control)
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use super::*;
+use crate::environment::System;
 use crate::log_store::LogHandle;
 use crate::log_store::disk::{Disk, SyncData};
 
@@ -53,7 +54,7 @@ fn fixture() -> Fixture {
     let free = Arc::new(AtomicU64::new(u64::MAX));
     let free_now = free.clone();
     let free_space = Box::new(move || Ok(free_now.load(SeqCst)));
-    let store = LogStore::start(disk, record, SIZES, free_space).unwrap();
+    let store = LogStore::start(disk, record, SIZES, free_space, Arc::new(System)).unwrap();
     let disk = store.shared.disk.read().clone().unwrap();
     let full = FullDisk { disk, free };
     Fixture {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{SMALL, TestLog};
 use crate::agreement::Contents;
 use crate::clock::ClusterClock;
+use crate::environment::System;
 use crate::log_store::{LogStore, Sizes};
 use crate::options::TimeSource;
 use crate::state_store::StateStore;
@@ -28,6 +29,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateStore, TempDir> for Builder {
             clock,
             Contents::new(Duration::MAX),
             CancellationToken::new(),
+            std::sync::Arc::new(System),
         )
         .unwrap();
         Ok((dir, store, state))
