@@ -343,8 +343,10 @@ mod tests {
 
     #[test]
     fn a_stale_read_and_a_lost_write_are_refused() {
-        let mut history = History::default();
-        history.positions = vec![position(0, 10, 5, true), position(11, 12, 5, false)];
+        let mut history = History {
+            positions: vec![position(0, 10, 5, true), position(11, 12, 5, false)],
+            ..History::default()
+        };
         assert!(guarantees(&history).is_empty());
         history.positions.push(position(11, 14, 4, false));
         assert_eq!(guarantees(&history), ["G2/G8"]);
@@ -382,8 +384,10 @@ mod tests {
 
     #[test]
     fn a_batch_that_is_lost_or_counted_twice_is_refused() {
-        let mut history = History::default();
-        history.batches = vec![batch(Some(3)), batch(Some(7)), batch(None)];
+        let mut history = History {
+            batches: vec![batch(Some(3)), batch(Some(7)), batch(None)],
+            ..History::default()
+        };
         for (revision, successes, right) in [
             (2, 0, true),
             (2, 1, true),
@@ -412,8 +416,10 @@ mod tests {
             granted: Some((granted, 4)),
             reported,
         };
-        let mut history = History::default();
-        history.probes = vec![probe(0, 10, None), probe(300, 310, None)];
+        let mut history = History {
+            probes: vec![probe(0, 10, None), probe(300, 310, None)],
+            ..History::default()
+        };
         assert_eq!(guarantees(&history), ["G6"]);
         history.probes[0] = probe(0, 10, Some(305));
         assert!(guarantees(&history).is_empty(), "the first was given back");

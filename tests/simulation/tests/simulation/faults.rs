@@ -66,8 +66,7 @@ impl Faults {
             self.undo(lasting.what, world, network, machines);
         }
         for machine in machines {
-            machine.paused_for = 0;
-            machine.start();
+            machine.heal();
         }
     }
 

@@ -182,6 +182,8 @@ pub(crate) struct Machine {
     /// Processes of it that have ended, and snapshots that they got from a leader.
     pub(crate) ended: u64,
     installed: u64,
+    /// It was asked to stop, and is about to.
+    stopping: bool,
 }
 
 struct Process {
@@ -225,6 +227,7 @@ impl Machine {
             paused_for: 0,
             ended: 0,
             installed: 0,
+            stopping: false,
         }
     }
 
@@ -278,22 +281,33 @@ impl Machine {
         self.installed += installed(&process);
         process.replica.lock().take();
         drop(process.runtime);
+        self.stopping = false;
         self.paused_for = 0;
     }
 
     /// Asks the process to stop in good order; see [`Machine::tick`] for its end.
-    pub(crate) fn ask_to_stop(&self) {
+    pub(crate) fn ask_to_stop(&mut self) {
         let Some(process) = &self.process else { return };
         let Some(replica) = process.replica.lock().clone() else {
             return;
         };
         self.world.say(format!("node {} is asked to stop", self.id));
+        self.stopping = true;
         let stopped = process.stopped.clone();
         process.runtime.spawn(async move {
             replica.stop(Instant::now() + Duration::from_secs(5)).await;
             drop(replica);
             stopped.cancel();
         });
+    }
+
+    /// From now on it is up, whatever it was about to do.
+    pub(crate) fn heal(&mut self) {
+        self.paused_for = 0;
+        if self.stopping {
+            self.end(End::Killed);
+        }
+        self.start();
     }
 
     /// A millisecond passes. (An ended process does nothing, and neither does one that is paused: its time goes on all the same.)

@@ -72,8 +72,6 @@ impl fmt::Display for Ended {
 
 /// Runs a seed in this process, which does nothing else.
 pub(crate) fn worker(seed: u64, order: Order) -> ExitCode {
-    mad_turmoil::rand::set_rng(StdRng::seed_from_u64(seed));
-    let _clocks = mad_turmoil::time::SimClocksGuard::init();
     let world = Arc::new(World::new(seed));
     if order.log {
         let time = LogTime(world.clone());
@@ -99,7 +97,13 @@ pub(crate) fn worker(seed: u64, order: Order) -> ExitCode {
     let wanted = Wanted {
         lying_disks: order.lying_disks,
     };
-    let outcome = seed::run(seed, wanted, folder.path(), world);
+    mad_turmoil::rand::set_rng(StdRng::seed_from_u64(seed));
+    let _clocks = mad_turmoil::time::SimClocksGuard::init();
+    let path = folder.path().to_owned();
+    // A thread of its own: what a thread has drawn for its hash tables, to log or to read arguments, changes what comes next.
+    let thread = std::thread::Builder::new().stack_size(64 << 20);
+    let running = thread.spawn(move || seed::run(seed, wanted, &path, world));
+    let outcome = running.unwrap().join().unwrap();
     let _ = folder.close();
     println!("hash {:016x}", outcome.hash);
     println!("summary {}", outcome.summary);

@@ -363,9 +363,7 @@ impl Simulation {
             faults.heal(&self.world, &self.network, &mut self.machines);
             self.knobs += &format!(", {} faults", faults.count);
         }
-        for machine in &mut self.machines {
-            machine.start();
-        }
+        self.machines.iter_mut().for_each(Machine::heal);
     }
 
     /// The others go on while a node is away.
@@ -489,7 +487,17 @@ impl Simulation {
             first.is_some() && states.all(|state| state == first)
         };
         if !self.until(10_000, agree) {
-            self.fails("G1", "the nodes do not come to one state within 10 s");
+            let states = self.machines.iter().map(|machine| {
+                let state = machine
+                    .replica()
+                    .map(|replica| (replica.state_hash(), replica.status()));
+                format!("\nnode {}: {state:?}", machine.id)
+            });
+            let states: String = states.collect();
+            self.fails(
+                "G1",
+                &format!("the nodes do not come to one state within 10 s:{states}"),
+            );
         }
     }
 
