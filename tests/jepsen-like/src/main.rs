@@ -205,6 +205,58 @@ enum Command {
         /// Which [default: all]
         names: Vec<String>,
     },
+    /// Leadership is handed to nodes that can and cannot take it
+    Transfer {
+        /// Times of each
+        #[arg(long, default_value_t = 3)]
+        times: u32,
+    },
+    /// Nodes join and are removed while others die and stop
+    Churn {
+        /// Times that three nodes become five and three again
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// A leader with many open streams is told to stop
+    Drain {
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=5000))]
+        streams: u16,
+    },
+    /// Strangers send what is malformed, oversized or meant to harm, on both ports
+    Hostile {
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Thousands of subscribers, some that do not read, and a client that lists all the time, on one node
+    Crowd {
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..=20_000))]
+        subscribers: u16,
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=90_000))]
+        circuits: u32,
+    },
+    /// Every node gets a small part of a processor; needs root, for control groups
+    Starved {
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Of one processor, for each node
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
+        percent: u64,
+    },
+    /// Every node is dead, slow or flapping while clients make calls
+    Unreachable {
+        /// Each of the three for so long
+        #[arg(long, default_value_t = 15)]
+        seconds: u64,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// One process of `fleet`
     #[command(hide = true)]
     Replicas {
@@ -502,6 +554,40 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
                 }
             );
             mutants(&names).await
+        }
+        Command::Transfer { times } => {
+            println!("transfer: {times} times");
+            scenario::transfer(times).await
+        }
+        Command::Churn { rounds, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("churn: again with: churn --rounds {rounds} --seed {seed}");
+            scenario::churn(rounds, seed).await
+        }
+        Command::Drain { streams } => {
+            println!("drain: {streams} streams");
+            scenario::drain(streams.into()).await
+        }
+        Command::Hostile { seconds, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("hostile: again with: hostile --seconds {seconds} --seed {seed}");
+            scenario::hostile(seconds, seed).await
+        }
+        Command::Crowd {
+            subscribers,
+            circuits,
+        } => {
+            println!("crowd: {subscribers} subscribers, {circuits} circuits");
+            scenario::crowd(subscribers.into(), usize::try_from(circuits)?).await
+        }
+        Command::Starved { seconds, percent } => {
+            println!("starved: {percent} % of a processor for each node, for {seconds} s");
+            scenario::starved(seconds, percent).await
+        }
+        Command::Unreachable { seconds, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("unreachable: again with: unreachable --seconds {seconds} --seed {seed}");
+            scenario::unreachable(seconds, seed).await
         }
         Command::OnLossyDisk { .. } | Command::Replicas { .. } => anyhow::bail!("it was begun before"),
     }

@@ -202,8 +202,10 @@ async fn reread_one(
     };
     let mut stream = nodes.events(position).subscribe(request).await?.into_inner();
     let mut next = 1;
+    // Also a node that says again and again that there is nothing new is silent.
+    let mut silent = tokio::time::Instant::now() + SILENCE;
     while next <= newest {
-        let response = match tokio::time::timeout(SILENCE, stream.message()).await {
+        let response = match tokio::time::timeout_at(silent, stream.message()).await {
             Ok(response) => response?,
             Err(_) => {
                 return Err(tonic::Status::deadline_exceeded(format!(
@@ -218,6 +220,7 @@ async fn reread_one(
                     format!("revision {next} was {shown:?} when it was first seen, and is {event:?} now")
                 });
                 next += 1;
+                silent = tokio::time::Instant::now() + SILENCE;
             }
             Some(Message::Progress(_)) => {}
             None => return Err(tonic::Status::unavailable(format!("the stream ended at {next}"))),

@@ -163,3 +163,42 @@ async fn many_outcomes_are_few_batches_and_each_counts_once() {
 async fn with_every_node_stopped_decisions_go_on() {
     holds(|| scenario::stopped(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_is_handed_to_whoever_can_take_it() {
+    holds(|| scenario::transfer(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_change_while_others_die() {
+    holds(|| scenario::churn(2, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_a_leader_that_stops_go_on_elsewhere() {
+    holds(|| scenario::drain(200)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_do_no_harm() {
+    holds(|| scenario::hostile(20, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_costs_a_watcher_nothing() {
+    holds(|| scenario::crowd(500, 2000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_with_little_of_a_processor_keep_their_leader() {
+    if let Err(error) = scenario::can_starve() {
+        println!("SKIPPED: {error:#}");
+        return;
+    }
+    holds(|| scenario::starved(20, 5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_do_without_a_cluster_that_is_dead_slow_or_flapping() {
+    holds(|| scenario::unreachable(6, 1)).await;
+}

@@ -20,7 +20,7 @@ const CALL: Duration = Duration::from_secs(10);
 const BOUND: Micros = 4_000_000;
 /// What a node without its data says, and must say: it tells what to do.
 const REFUSED: &str = "must not come back under its old id";
-const REMOVED: &str = "removed from the cluster";
+pub(super) const REMOVED: &str = "removed from the cluster";
 
 /// A fourth node joins, the leader is removed; then each of the first nodes loses its data, is refused, and is replaced.
 ///
@@ -76,6 +76,13 @@ pub async fn membership() -> anyhow::Result<Findings> {
 
 /// Starts a node that joins, waits until it is a learner, makes it a voter. Returns its position.
 async fn join(stage: &mut Stage, id: u64) -> anyhow::Result<usize> {
+    let position = join_as_learner(stage, id).await?;
+    promote(stage, position, id).await?;
+    Ok(position)
+}
+
+/// Starts a node that joins, and waits until it is a learner. Returns its position.
+pub(super) async fn join_as_learner(stage: &mut Stage, id: u64) -> anyhow::Result<usize> {
     let position = stage.cluster.join(id)?;
     stage.reconnect()?;
     stage
@@ -84,20 +91,24 @@ async fn join(stage: &mut Stage, id: u64) -> anyhow::Result<usize> {
             Ok(status.is_some_and(|status| status.members.iter().any(|member| member.node_id == id)))
         })
         .await?;
+    Ok(position)
+}
+
+/// Makes a learner a voter.
+pub(super) async fn promote(stage: &Stage, through: usize, id: u64) -> anyhow::Result<()> {
     stage
         .wait(PATIENCE, "the new node is a voter", async |stage: &Stage| {
             let request = timed(v1::PromoteRequest { node_id: id }, CALL);
-            match answer(CALL, stage.nodes.cluster(position).promote(request)).await {
+            match answer(CALL, stage.nodes.cluster(through).promote(request)).await {
                 Ok(_) => Ok(true),
                 // It may not have caught up yet; then this says so, and it can be asked again.
                 Err(Failure::Refused { .. } | Failure::Unknown(_)) => Ok(false),
             }
         })
-        .await?;
-    Ok(position)
+        .await
 }
 
-async fn remove(stage: &Stage, through: usize, id: u64) -> anyhow::Result<()> {
+pub(super) async fn remove(stage: &Stage, through: usize, id: u64) -> anyhow::Result<()> {
     stage
         .wait(PATIENCE, "the node is removed", async |stage: &Stage| {
             let request = timed(v1::RemoveRequest { node_id: id }, CALL);
@@ -109,7 +120,7 @@ async fn remove(stage: &Stage, through: usize, id: u64) -> anyhow::Result<()> {
 }
 
 /// The process must end by itself, not well, and say why.
-async fn expect_end(
+pub(super) async fn expect_end(
     stage: &Stage,
     position: usize,
     says: &str,

@@ -24,21 +24,33 @@
 //! | `recovery` | G7: a node that was started again shows nothing older than it had |
 //! | `fleet` | a thousand clients all reject soon after the deciding failure; G6: as many pass half-open as there are probes |
 //! | `busy` | G3: a million outcomes a second are under a hundred batches, and each counts once though leaders die |
+//! | `transfer` | G12: leadership is handed to dead, stopped, lagging and foreign nodes; each is answered, and writes go on |
+//! | `churn` | G12, G8: the membership changes while nodes die and stop |
+//! | `drain` | G7: a leader with a thousand streams is told to stop; all go on elsewhere |
+//! | `hostile` | G10: malformed and hostile input on both ports ends no node, and nothing of it enters the log |
+//! | `crowd` | thousands of idle subscribers and readers that do not read cost a watcher nothing |
+//! | `starved` | with a twentieth of a processor for each node, few leaders are lost and nothing grows |
+//! | `unreachable` | G11: with every node dead, slow or flapping decisions go on, and clients come back without a rush |
 //! | `stopped` | G11: with every node stopped decisions go on, nobody waits, and nothing is lost |
 
 mod acts;
 mod busy;
+mod churn;
+mod crowd;
 mod damage;
+mod drain;
 mod failpoints;
 mod faketime;
 mod fleet;
 mod fsync_error;
 mod full_disk;
+mod hostile;
 mod kill_all;
 mod kill_leader;
 mod lagging;
 mod many_due;
 mod membership;
+mod memory;
 mod power;
 mod promises;
 mod pulse;
@@ -47,19 +59,27 @@ mod sigterm;
 mod slow_disk;
 mod stage;
 mod stale_reads;
+mod starved;
 mod stopped;
 mod takeover;
+mod transfer;
+mod unreachable;
+mod vigil;
 mod visibility;
 mod watch;
 mod wiped_voter;
 
 pub use busy::busy;
+pub use churn::churn;
+pub use crowd::crowd;
 pub use damage::{Extent, damage};
+pub use drain::drain;
 pub use failpoints::failpoints;
 pub use faketime::{Machine, faketime, library};
 pub use fleet::{fleet, replicas};
 pub use fsync_error::fsync_error;
 pub use full_disk::{full_disk, small_disks};
+pub use hostile::hostile;
 pub use kill_all::kill_all;
 pub use kill_leader::kill_leader;
 pub use lagging::lagging;
@@ -71,7 +91,10 @@ pub use recovery::recovery;
 pub use sigterm::sigterm;
 pub use slow_disk::slow_disk;
 pub use stale_reads::stale_reads;
+pub use starved::{can_starve, starved};
 pub use stopped::stopped;
 pub use takeover::takeover;
+pub use transfer::transfer;
+pub use unreachable::unreachable;
 pub use visibility::visibility;
 pub use wiped_voter::wiped_voter;

@@ -53,6 +53,11 @@ struct Targets {
 impl Pulse {
     /// Begins to write successes of the stage's first circuit, through these nodes in turn.
     pub(super) fn start(stage: &Stage, positions: Vec<usize>) -> Self {
+        Self::every(stage, positions, EVERY)
+    }
+
+    /// The same, less often or more.
+    pub(super) fn every(stage: &Stage, positions: Vec<usize>, every: Duration) -> Self {
         let pulse = Self {
             targets: Arc::new(Mutex::new(Targets {
                 nodes: stage.nodes.clone(),
@@ -69,6 +74,7 @@ impl Pulse {
             pulse.targets.clone(),
             (pulse.acknowledged.clone(), pulse.on_next.clone()),
             pulse.stop.clone(),
+            every,
         );
         let mut pulse = pulse;
         pulse.task.spawn(beating);
@@ -99,6 +105,11 @@ impl Pulse {
         let all = acknowledged.iter();
         all.filter(|beat| beat.node == node && beat.started >= since)
             .count()
+    }
+
+    /// Writes that were acknowledged.
+    pub(super) fn count(&self) -> u64 {
+        self.acknowledged.lock().len() as u64
     }
 
     /// When the first write was acknowledged of those that were sent at this moment or later.
@@ -135,8 +146,9 @@ async fn beat_on(
     targets: Arc<Mutex<Targets>>,
     (acknowledged, on_next): (Arc<Mutex<Vec<Beat>>>, OnNext),
     stop: CancellationToken,
+    every: Duration,
 ) {
-    let mut ticks = tokio::time::interval(EVERY);
+    let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut beats = JoinSet::new();
     let mut number = 0_usize;

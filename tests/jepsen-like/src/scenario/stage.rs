@@ -73,6 +73,11 @@ impl Stage {
         Ok(())
     }
 
+    /// Where the nodes are, also those that come later.
+    pub(super) fn addresses(&self) -> watch::Receiver<Vec<SocketAddr>> {
+        self.addresses.subscribe()
+    }
+
     /// Waits until `done`, looking again every few milliseconds.
     pub(super) async fn wait(
         &self,

@@ -17,19 +17,27 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(500);
 const SLACK: Duration = Duration::from_millis(100);
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(2);
 const CALLERS: usize = 8;
-const CIRCUITS: usize = 16;
+pub(super) const CIRCUITS: usize = 16;
 /// What the process may have more in the end of the stop than in its first third.
 const GROWTH_MIB: f64 = 8.0;
 
 /// What callers saw.
 #[derive(Debug, Default)]
-struct Seen {
-    successes: [AtomicU64; CIRCUITS],
-    failures: [AtomicU64; CIRCUITS],
+pub(super) struct Seen {
+    pub(super) successes: [AtomicU64; CIRCUITS],
+    pub(super) failures: [AtomicU64; CIRCUITS],
     rejected: AtomicU64,
     /// Microseconds.
-    longest: AtomicU64,
-    errors: AtomicU64,
+    pub(super) longest: AtomicU64,
+    pub(super) errors: AtomicU64,
+}
+
+impl Seen {
+    /// Calls that passed.
+    pub(super) fn made(&self) -> u64 {
+        let all = self.successes.iter().chain(&self.failures);
+        all.map(|count| count.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// Stops every node for so many seconds.
@@ -88,13 +96,7 @@ pub async fn stopped(seconds: u64) -> anyhow::Result<Findings> {
     let mut memory = Vec::new();
     let mut calls = Vec::new();
     while began.elapsed() < lasts {
-        let made = |counts: &[AtomicU64]| {
-            counts
-                .iter()
-                .map(|count| count.load(Ordering::Relaxed))
-                .sum::<u64>()
-        };
-        calls.push(made(&seen.successes) + made(&seen.failures));
+        calls.push(seen.made());
         memory.push(rss_mib()?);
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
@@ -174,7 +176,13 @@ pub async fn stopped(seconds: u64) -> anyhow::Result<Findings> {
     Ok(findings)
 }
 
-async fn call(number: usize, circuits: Vec<Circuit>, half: Circuit, seen: Arc<Seen>, end: Arc<AtomicBool>) {
+pub(super) async fn call(
+    number: usize,
+    circuits: Vec<Circuit>,
+    half: Circuit,
+    seen: Arc<Seen>,
+    end: Arc<AtomicBool>,
+) {
     let mut n = number;
     while !end.load(Ordering::Relaxed) {
         n += 1;
@@ -205,7 +213,7 @@ async fn call(number: usize, circuits: Vec<Circuit>, half: Circuit, seen: Arc<Se
     }
 }
 
-async fn wait(what: &str, done: impl Fn() -> bool) -> anyhow::Result<()> {
+pub(super) async fn wait(what: &str, done: impl Fn() -> bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
         if Instant::now() > deadline {
@@ -216,12 +224,12 @@ async fn wait(what: &str, done: impl Fn() -> bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn highest(values: &[f64]) -> f64 {
+pub(super) fn highest(values: &[f64]) -> f64 {
     values.iter().copied().fold(0.0, f64::max)
 }
 
 /// What this process holds.
-fn rss_mib() -> anyhow::Result<f64> {
+pub(super) fn rss_mib() -> anyhow::Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status
         .lines()
