@@ -25,6 +25,7 @@ pub mod check;
 pub mod circuits;
 pub mod cluster;
 pub mod disk;
+pub mod filtered;
 pub mod findings;
 pub mod history;
 pub mod hosts;

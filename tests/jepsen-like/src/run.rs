@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::check::{self, Evidence, figures};
 use crate::circuits::Circuits;
 use crate::cluster::{Cluster, ClusterOptions, Setting};
+use crate::filtered::{self, Filter, Filtered};
 use crate::findings::{Findings, Verdict};
 use crate::history::{History, write_lines};
 use crate::ledger::{Ledger, Progress};
@@ -163,6 +164,15 @@ impl Run {
             let lazy = self.subscriber(self.cluster.nodes().len() + 1, &ledger)?;
             watchers.spawn(lazy.lazy().run(watching.clone()));
         }
+        let mut records = Vec::new();
+        // With a short log they may fall behind, and then nobody knows what they should have got.
+        if !options.small_log {
+            for (seed, filter) in (options.seed..).zip(Filter::all(&self.circuits)) {
+                let subscriber = Filtered::new(filter, self.cluster.connect()?, seed);
+                records.push(subscriber.record());
+                watchers.spawn(subscriber.run(watching.clone()));
+            }
+        }
         self.client(0, &history)?
             .register_all()
             .await
@@ -240,6 +250,7 @@ impl Run {
 
         progress::step("checking what was seen");
         let (events, delivered) = ledger.take();
+        findings.merge(filtered::check(&records, &events));
         let observed = monitor.observed();
         let evidence = Evidence {
             circuits: self.circuits.clone(),
