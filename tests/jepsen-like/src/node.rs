@@ -240,6 +240,41 @@ impl Node {
                 }
             }
         }
+        self.end_expected(within).await
+    }
+
+    /// From now on it is no surprise if the process ends by itself.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn expect_end(&self) -> anyhow::Result<()> {
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut *state, State::Down) {
+            State::Running(child) => {
+                *state = State::Stopping(child);
+                Ok(())
+            }
+            other => {
+                *state = other;
+                bail!("node {} does not run", self.spec.id)
+            }
+        }
+    }
+
+    /// Takes [`Node::expect_end`] back.
+    pub fn expect_nothing(&self) {
+        let mut state = self.state.lock();
+        *state = match std::mem::replace(&mut *state, State::Down) {
+            State::Stopping(child) => State::Running(child),
+            other => other,
+        };
+    }
+
+    /// Returns when a process has ended that was expected to.
+    ///
+    /// # Errors
+    /// When it has not within this time: then it is killed.
+    pub async fn end_expected(&self, within: Duration) -> anyhow::Result<ExitStatus> {
         let deadline = Instant::now() + within;
         loop {
             if let Some(status) = self.stopped()? {
@@ -248,7 +283,7 @@ impl Node {
             if Instant::now() > deadline {
                 self.kill().await?;
                 bail!(
-                    "node {} was told to end, and did not within {within:?}",
+                    "node {} should have ended, and did not within {within:?}",
                     self.spec.id
                 );
             }

@@ -22,11 +22,13 @@ pub enum Family {
     Transfer,
     /// Nodes are told to end, one after the other, and started again.
     Restart,
+    /// Disks lose power with all that was not synced, fail or are slow. Needs root, and /dev/fuse.
+    Disk,
 }
 
 impl Family {
     /// Every one.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Kill,
         Self::Pause,
         Self::Partition,
@@ -34,6 +36,7 @@ impl Family {
         Self::Clock,
         Self::Transfer,
         Self::Restart,
+        Self::Disk,
     ];
 
     /// As it is chosen.
@@ -46,6 +49,7 @@ impl Family {
             Self::Clock => "clock",
             Self::Transfer => "transfer",
             Self::Restart => "restart",
+            Self::Disk => "disk",
         }
     }
 
@@ -125,6 +129,18 @@ pub enum Fault {
     TransferLeader,
     /// One node after the other is told to end, and started again.
     RollingRestart,
+    /// The leader loses power, and what it had not synced.
+    LeaderLosesPower,
+    /// A follower does.
+    FollowerLosesPower,
+    /// All do, in the same moment.
+    AllLosePower,
+    /// A sync of a node fails once.
+    SyncFails,
+    /// Each sync of the leader takes long.
+    SlowDiskOfLeader,
+    /// Each sync of a follower does.
+    SlowDiskOfFollower,
 }
 
 impl Fault {
@@ -174,6 +190,14 @@ impl Fault {
             ],
             Family::Transfer => &[Self::TransferLeader],
             Family::Restart => &[Self::RollingRestart],
+            Family::Disk => &[
+                Self::LeaderLosesPower,
+                Self::FollowerLosesPower,
+                Self::AllLosePower,
+                Self::SyncFails,
+                Self::SlowDiskOfLeader,
+                Self::SlowDiskOfFollower,
+            ],
         };
         let fits = |fault: &&Self| nodes >= 5 || !fault.needs_five();
         all.iter().filter(fits).copied().collect()
@@ -219,6 +243,12 @@ impl Fault {
             Self::ClockJumps | Self::ClockStrobes | Self::ClockRuns | Self::ClockStands => Family::Clock,
             Self::TransferLeader => Family::Transfer,
             Self::RollingRestart => Family::Restart,
+            Self::LeaderLosesPower
+            | Self::FollowerLosesPower
+            | Self::AllLosePower
+            | Self::SyncFails
+            | Self::SlowDiskOfLeader
+            | Self::SlowDiskOfFollower => Family::Disk,
         }
     }
 
@@ -231,6 +261,7 @@ impl Fault {
                 | Self::PauseMajority
                 | Self::PauseLeaderKillOther
                 | Self::Shatter
+                | Self::AllLosePower
         )
     }
 }

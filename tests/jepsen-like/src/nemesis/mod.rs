@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::Cluster;
 use crate::hosts::Hosts;
 use crate::links::{Counts, Link, Probes, Proxy};
+use crate::lossy::LossyDisk;
 use crate::node::Node;
 use crate::rpc::Nodes;
 use crate::time::{Clock, Micros};
@@ -352,6 +353,11 @@ impl Stage {
             .links()
             .context("the links have no proxies")?
             .get(link)
+    }
+
+    fn disk(&self, id: u64) -> anyhow::Result<LossyDisk> {
+        let disk = self.cluster.lossy_disks().into_iter().nth(self.position(id)?);
+        disk.with_context(|| format!("node {id} has no lossy disk"))
     }
 
     fn fake_clock(&self, id: u64) -> anyhow::Result<&FakeClock> {

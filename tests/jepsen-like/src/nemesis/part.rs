@@ -13,6 +13,7 @@ use super::clock::Lie;
 use super::world::{Resource, Standing};
 use crate::hosts::End;
 use crate::links::{Cut, CutKind, Link, Shape};
+use crate::lossy::{Lost, Mode};
 use crate::node::Node;
 use crate::rpc::{answer, timed};
 
@@ -22,6 +23,8 @@ const SERVE: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(15);
 /// In a rolling restart, the next one waits so long for the one before to follow a leader: an operator would, and then wonder.
 const FOLLOW: Duration = Duration::from_secs(3);
+/// A node that takes part in anything syncs within this.
+const SYNCS: Duration = Duration::from_secs(2);
 const TRANSFER: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -58,6 +61,27 @@ pub enum Part {
         /// To whom.
         to: u64,
     },
+    /// Power is away, of all of these from one moment on.
+    NoPower {
+        /// Whose.
+        nodes: Vec<u64>,
+        /// What becomes of what was not synced.
+        mode: Mode,
+    },
+    /// The next sync of a node fails; then it ends by itself.
+    SyncFails {
+        /// Whose.
+        node: u64,
+    },
+    /// Each sync takes longer.
+    SlowSyncs {
+        /// Whose.
+        node: u64,
+        /// All others.
+        others: Vec<u64>,
+        /// By so much.
+        takes: Duration,
+    },
     /// Nodes are told to end and started again, one after the other.
     Restart {
         /// In this order.
@@ -76,16 +100,27 @@ impl Part {
             Self::Links { links, .. } => links.iter().map(|link| Resource::Link(*link)).collect(),
             Self::Clocks { nodes, .. } => nodes.iter().map(|id| Resource::Clock(*id)).collect(),
             Self::Transfer { .. } => [Resource::Office].into(),
+            Self::NoPower { nodes, .. } => nodes
+                .iter()
+                .flat_map(|id| [Resource::Process(*id), Resource::Disk(*id)])
+                .collect(),
+            Self::SyncFails { node } => [Resource::Process(*node), Resource::Disk(*node)].into(),
+            Self::SlowSyncs { node, .. } => [Resource::Disk(*node)].into(),
         }
     }
 
     /// Nodes that do not serve while it lasts.
     pub(super) fn takes_down(&self) -> &[u64] {
         match self {
-            Self::Kill(nodes) | Self::Pause(nodes) => nodes,
+            Self::Kill(nodes) | Self::Pause(nodes) | Self::NoPower { nodes, .. } => nodes,
+            Self::SyncFails { node } => std::slice::from_ref(node),
             // One at a time: told while it goes on.
             Self::Restart { .. } => &[],
-            Self::Cuts { .. } | Self::Links { .. } | Self::Clocks { .. } | Self::Transfer { .. } => &[],
+            Self::Cuts { .. }
+            | Self::Links { .. }
+            | Self::Clocks { .. }
+            | Self::Transfer { .. }
+            | Self::SlowSyncs { .. } => &[],
         }
     }
 
@@ -106,10 +141,21 @@ impl Part {
                     .map(|(from, to)| (End::Node(*from), End::Node(*to), standing));
                 ends.collect()
             }
+            // It answers as late as over slow links.
+            Self::SlowSyncs { node, others, .. } => {
+                let (node, hampered) = (End::Node(*node), Standing::Hampered);
+                let both = |other: &u64| {
+                    let other = End::Node(*other);
+                    [(node, other, hampered), (other, node, hampered)]
+                };
+                others.iter().flat_map(both).collect()
+            }
             Self::Kill(_)
             | Self::Pause(_)
             | Self::Clocks { .. }
             | Self::Transfer { .. }
+            | Self::NoPower { .. }
+            | Self::SyncFails { .. }
             | Self::Restart { .. } => Vec::new(),
         }
     }
@@ -124,7 +170,9 @@ impl Part {
             Self::Kill(nodes)
             | Self::Pause(nodes)
             | Self::Clocks { nodes, .. }
+            | Self::NoPower { nodes, .. }
             | Self::Restart { order: nodes } => nodes.iter().copied().collect(),
+            Self::SyncFails { node } | Self::SlowSyncs { node, .. } => [*node].into(),
             Self::Cuts { cuts, .. } => {
                 let ends = cuts.iter().flat_map(|cut| [cut.from, cut.to]);
                 ends.filter_map(of_end).collect()
@@ -183,6 +231,15 @@ impl Part {
                 Ok((!proofs.is_empty()).then(|| proofs.join(", ")))
             }
             Self::Transfer { to } => transfer(stage, *to).await,
+            Self::NoPower { nodes, mode } => no_power(stage, nodes, *mode).await.map(Some),
+            Self::SyncFails { node } => sync_fails(stage, *node).await,
+            Self::SlowSyncs { node, takes, .. } => {
+                let disk = stage.disk(*node)?;
+                let slowed = disk.counts().slowed;
+                disk.slow_fsync(*takes);
+                let seen = until_so(SYNCS, || disk.counts().slowed > slowed).await;
+                Ok(seen.then(|| format!("a sync of node {node} takes {takes:?}")))
+            }
             Self::Restart { order } => {
                 for id in order {
                     restart(stage, *id).await?;
@@ -210,7 +267,12 @@ impl Part {
     /// When it cannot be undone.
     pub(super) async fn remove(&self, stage: &Stage) -> anyhow::Result<()> {
         match self {
-            Self::Kill(nodes) => {
+            Self::SyncFails { node } => {
+                stage.node(*node)?.start()?;
+                wait_until_it_serves(stage.node(*node)?).await?;
+            }
+            Self::SlowSyncs { node, .. } => stage.disk(*node)?.heal(),
+            Self::Kill(nodes) | Self::NoPower { nodes, .. } => {
                 for id in nodes {
                     stage.node(*id)?.start()?;
                 }
@@ -301,6 +363,66 @@ async fn wait_until_it_serves(node: &Node) -> anyhow::Result<()> {
         );
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// The disks forget first, then the processes are gone.
+async fn no_power(stage: &Stage, nodes: &[u64], mode: Mode) -> anyhow::Result<String> {
+    let mut positions = Vec::new();
+    for id in nodes {
+        positions.push(stage.position(*id)?);
+    }
+    let all = stage.cluster.lossy_disks();
+    let disks: Vec<_> = positions
+        .iter()
+        .filter_map(|position| all.get(*position))
+        .collect();
+    ensure!(disks.len() == nodes.len(), "the nodes have no lossy disks");
+    let mut lost = Lost::default();
+    for disk in disks {
+        lost.add(disk.cut_as(mode));
+    }
+    stage.cluster.power_up(&positions).await?;
+    Ok(format!(
+        "{nodes:?} lost power, with {} pages that were not synced; {} torn, {} kept",
+        lost.pages, lost.torn, lost.kept
+    ))
+}
+
+/// `None`: it never synced.
+async fn sync_fails(stage: &Stage, id: u64) -> anyhow::Result<Option<String>> {
+    let (disk, node) = (stage.disk(id)?, stage.node(id)?);
+    let before = disk.counts().failed.len();
+    node.expect_end()?;
+    disk.fail_next_fsync();
+    if !until_so(SYNCS, || disk.counts().failed.len() > before).await {
+        disk.heal();
+        if disk.counts().failed.len() == before {
+            node.expect_nothing();
+            return Ok(None);
+        }
+    }
+    let status = node.end_expected(STOP).await?;
+    ensure!(
+        !status.success(),
+        "a sync of node {id} failed, and it ended as if all were well"
+    );
+    let files = disk.counts().failed;
+    Ok(Some(format!(
+        "a sync of {} of node {id} failed, and it ended with {status}",
+        files.last().map_or("nothing", String::as_str)
+    )))
+}
+
+/// Whether it comes to be so, in this time.
+async fn until_so(within: Duration, is_so: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + within;
+    while !is_so() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    true
 }
 
 /// Asks any node; returns how it was seen, if the target led afterwards.

@@ -11,8 +11,11 @@ use super::fault::Fault;
 use super::part::Part;
 use crate::hosts::End;
 use crate::links::{Cut, CutKind, Link, Shape};
+use crate::lossy::Mode;
 
 const LOSS_PERCENT: u8 = 30;
+/// Twice the longest election timeout.
+const SLOW_SYNC: Duration = Duration::from_secs(2);
 /// How often a node that is cut off from the others is from clients too.
 const ALSO_FROM_CLIENTS: f64 = 0.3;
 
@@ -146,6 +149,12 @@ pub(super) fn plan(fault: Fault, roles: &Roles, rng: &mut StdRng) -> Vec<Part> {
         Fault::ClockStrobes => wrong(Lie::Strobe, roles, rng),
         Fault::ClockRuns => wrong(Lie::Fast, roles, rng),
         Fault::ClockStands => wrong(Lie::Stopped, roles, rng),
+        Fault::LeaderLosesPower => vec![no_power(vec![leader], rng)],
+        Fault::FollowerLosesPower => vec![no_power(vec![followers[0]], rng)],
+        Fault::AllLosePower => vec![no_power(roles.all(), rng)],
+        Fault::SyncFails => vec![Part::SyncFails { node: roles.any(rng) }],
+        Fault::SlowDiskOfLeader => vec![slow_syncs(leader, roles)],
+        Fault::SlowDiskOfFollower => vec![slow_syncs(followers[0], roles)],
         Fault::TransferLeader => vec![Part::Transfer { to: followers[0] }],
         Fault::RollingRestart => {
             let mut order = roles.all();
@@ -214,6 +223,24 @@ fn shaped(shape: Shape, roles: &Roles, rng: &mut StdRng) -> Vec<Part> {
         }
     };
     vec![Part::Links { links, shape }]
+}
+
+/// Mostly torn.
+fn no_power(nodes: Vec<u64>, rng: &mut StdRng) -> Part {
+    let mode = if rng.random_bool(0.3) {
+        Mode::Clear
+    } else {
+        Mode::Torn(rng.random())
+    };
+    Part::NoPower { nodes, mode }
+}
+
+fn slow_syncs(node: u64, roles: &Roles) -> Part {
+    Part::SlowSyncs {
+        node,
+        others: others(node, roles),
+        takes: SLOW_SYNC,
+    }
 }
 
 /// The leader's clock, or all.

@@ -45,6 +45,8 @@ pub(super) enum Resource {
     Link(Link),
     /// A wall clock.
     Clock(u64),
+    /// The disk of a node.
+    Disk(u64),
     /// Who leads.
     Office,
 }

@@ -9,8 +9,12 @@ use super::RunOptions;
 use crate::cluster::ClusterOptions;
 use crate::findings::Findings;
 use crate::hosts::{self, Hosts};
+use crate::lossy::LossyMount;
 use crate::nemesis::{FakeClock, Family, fake_clocks};
 use crate::scenario::library;
+
+/// Room on a lossy disk, which takes memory as it is filled.
+const DISK_MIB: u64 = 4096;
 
 /// Made before the cluster, removed after it.
 pub(super) struct Ground {
@@ -36,6 +40,10 @@ impl Ground {
         for family in wanted {
             match (&no_hosts, family) {
                 (Some(why), _) if family.needs_hosts() => left_out.push((family, why.clone())),
+                (_, Family::Disk) => match LossyMount::is_impossible() {
+                    Some(why) => left_out.push((family, why)),
+                    None => families.push(family),
+                },
                 (_, Family::Clock) if library().is_none() => {
                     let why = "libfaketime is not installed (Debian: apt-get install faketime)";
                     left_out.push((family, why.to_owned()));
@@ -79,6 +87,7 @@ impl Ground {
             nodes: Some(options.nodes),
             hosts: self.hosts.clone(),
             proxies: self.families.contains(&Family::Link),
+            lossy_mib: self.families.contains(&Family::Disk).then_some(DISK_MIB),
             env: env.collect(),
             ..Default::default()
         }
