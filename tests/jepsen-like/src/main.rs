@@ -137,9 +137,9 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         times: u32,
     },
-    /// Many openings end in the same moment, on time
+    /// Many openings end in the same moment, on time; also when the leader dies then
     ManyDue {
-        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         circuits: u16,
     },
     /// An opening is seen on other nodes at once
@@ -164,6 +164,72 @@ enum Command {
     Membership,
     /// A voter loses its data, and comes back under its old id
     WipedVoter {
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// The leader is stopped (SIGSTOP) for a while, and shows nothing stale when it goes on
+    PauseLeader {
+        /// Only short stops
+        #[arg(long)]
+        short: bool,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// A quiet log, restarted followers, then the leader dies: openings end when they are due
+    Idle {
+        /// How long nothing is written
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// The leader changes every two seconds; openings end when they are due
+    LeaderChurn {
+        /// How long
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Subscribers resume on nodes that are behind, and at the edge of the event log
+    Cursors {
+        /// How long they race with the log's end
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// A follower needs a snapshot, is killed while it gets it, and needs two more
+    SnapshotTwice {
+        /// How often, each follower
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Wall clocks jump, flicker, stand still and run fast; timers do not notice
+    Clocks {
+        /// Only three of the lies
+        #[arg(long)]
+        short: bool,
+        /// [default: random]
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// All nodes are started again, one of them with a clock that is a day wrong
+    ColdStart {
+        /// Each of the four kinds so many times
+        #[arg(long, default_value_t = 2)]
+        times: u8,
+    },
+    /// All nodes are restarted under load, one after the other
+    Rolling {
+        /// How often all of them: the leader first, the leader last, in turn
+        #[arg(long, default_value_t = 4)]
+        rounds: u32,
         /// [default: random]
         #[arg(long)]
         seed: Option<u64>,
@@ -527,6 +593,51 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
             let seed = seed.unwrap_or_else(random_seed);
             println!("wiped-voter: again with: wiped-voter --seed {seed}");
             scenario::wiped_voter(seed).await
+        }
+        Command::PauseLeader { short, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            let (seconds, flag): (&[u64], _) = if short {
+                (&[1, 2, 4], " --short")
+            } else {
+                (&[1, 2, 5, 10, 30, 60], "")
+            };
+            println!("pause-leader: again with: pause-leader{flag} --seed {seed}");
+            let lengths: Vec<_> = seconds.iter().copied().map(Duration::from_secs).collect();
+            scenario::pause_leader(&lengths, seed).await
+        }
+        Command::Idle { seconds } => {
+            println!("idle: {seconds} s");
+            scenario::idle(Duration::from_secs(seconds)).await
+        }
+        Command::LeaderChurn { seconds, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("leader-churn: again with: leader-churn --seconds {seconds} --seed {seed}");
+            scenario::leader_churn(Duration::from_secs(seconds), seed).await
+        }
+        Command::Cursors { seconds, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("cursors: again with: cursors --seconds {seconds} --seed {seed}");
+            scenario::cursors(Duration::from_secs(seconds), seed).await
+        }
+        Command::SnapshotTwice { rounds, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("snapshot-twice: again with: snapshot-twice --rounds {rounds} --seed {seed}");
+            scenario::snapshot_twice(rounds, seed).await
+        }
+        Command::Clocks { short, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            let flag = if short { " --short" } else { "" };
+            println!("clocks: again with: clocks{flag} --seed {seed}");
+            scenario::clocks(short, seed).await
+        }
+        Command::ColdStart { times } => {
+            println!("cold-start: each kind {times} times");
+            scenario::cold_start(times.into()).await
+        }
+        Command::Rolling { rounds, seed } => {
+            let seed = seed.unwrap_or_else(random_seed);
+            println!("rolling: again with: rolling --rounds {rounds} --seed {seed}");
+            scenario::rolling(rounds, seed).await
         }
         Command::Fleet {
             clients,

@@ -231,6 +231,6 @@ async fn reread_one(
 
 /// The revision after which a cursor resumes. Cursors are opaque to users; the harness looks into them, because only so it can tell an
 /// honest gap from one that hides more than was compacted.
-fn revision_of(cursor: &str) -> Option<u64> {
+pub(crate) fn revision_of(cursor: &str) -> Option<u64> {
     u64::from_str_radix(cursor.get(34..50)?, 16).ok()
 }

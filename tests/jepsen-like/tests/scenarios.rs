@@ -202,3 +202,34 @@ async fn nodes_with_little_of_a_processor_keep_their_leader() {
 async fn clients_do_without_a_cluster_that_is_dead_slow_or_flapping() {
     holds(|| scenario::unreachable(6, 1)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_stopped_shows_nothing_stale() {
+    let lengths = [Duration::from_secs(2)];
+    holds(|| scenario::pause_leader(&lengths, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openings_are_not_stretched_by_a_quiet_log() {
+    holds(|| scenario::idle(Duration::from_secs(5))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openings_end_when_they_are_due_whoever_leads() {
+    holds(|| scenario::leader_churn(Duration::from_secs(14), 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cursors_wait_for_a_node_and_are_told_the_truth() {
+    holds(|| scenario::cursors(Duration::from_secs(5), 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_learns_everything_from_snapshots() {
+    holds(|| scenario::snapshot_twice(1, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_are_restarted_while_writes_go_on() {
+    holds(|| scenario::rolling(2, 1)).await;
+}

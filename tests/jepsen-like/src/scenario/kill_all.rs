@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
+use super::crew::Crew;
 use super::stage::Stage;
 use super::watch::Watch;
 use crate::circuits::Circuits;
 use crate::cluster::ClusterOptions;
 use crate::findings::Findings;
-use crate::workload::{Client, Mix};
+use crate::workload::Mix;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const CLIENTS: u32 = 8;
+const CLIENTS: std::ops::Range<u32> = 1..9;
 const CIRCUITS: usize = 20;
 
 /// Kills all nodes so many times while clients report, with batches that they repeat until they are acknowledged.
@@ -27,19 +26,7 @@ pub async fn kill_all(times: u32, seed: u64) -> anyhow::Result<Findings> {
     let mut rng = StdRng::seed_from_u64(seed);
     let circuits = Circuits::random(CIRCUITS, &mut rng);
     let stage = Stage::start(ClusterOptions::default(), circuits).await?;
-    let working = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    for id in 1..=CLIENTS {
-        let client = Client::new(
-            id,
-            stage.cluster.connect()?,
-            stage.circuits.clone(),
-            stage.history.clone(),
-            Mix::Reports,
-            seed,
-        );
-        clients.spawn(client.run(working.clone()));
-    }
+    let crew = Crew::start(&stage, CLIENTS, Mix::Reports, seed)?;
     let watch = Watch::start(&stage);
     let mut in_flight = 0;
     for _ in 0..times {
@@ -63,10 +50,7 @@ pub async fn kill_all(times: u32, seed: u64) -> anyhow::Result<Findings> {
             .count();
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    working.cancel();
-    while let Some(client) = clients.join_next().await {
-        client?;
-    }
+    crew.stop().await?;
     watch.stop(&mut findings).await?;
     findings.figure("all nodes killed", format!("{times} times"));
     findings.figure("reports on their way", format!("{in_flight} when the nodes died"));

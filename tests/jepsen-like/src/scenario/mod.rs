@@ -32,11 +32,23 @@
 //! | `starved` | with a twentieth of a processor for each node, few leaders are lost and nothing grows |
 //! | `unreachable` | G11: with every node dead, slow or flapping decisions go on, and clients come back without a rush |
 //! | `stopped` | G11: with every node stopped decisions go on, nobody waits, and nothing is lost |
+//! | `pause-leader` | G2: a leader that was stopped and goes on shows nothing stale; G12: writes go on while it is stopped |
+//! | `idle` | G4, G5: openings are not stretched by a quiet log, restarted followers and the leader's death |
+//! | `leader-churn` | G3, G4, G5: the leader changes every two seconds, openings end when they are due |
+//! | `cursors` | G7: a cursor ahead of the node waits; one at the edge of the log is refused only if what it asks for is gone |
+//! | `snapshot-twice` | G1, G3, G7: a follower that needs snapshots, one of them cut short, knows sessions and events as the others do |
+//! | `clocks` | section 5: wall clocks jump, flicker, stand and run fast, and no timer notices |
+//! | `cold-start` | G4, G5: all nodes start again, one with a clock that is a day wrong, and nothing ends early |
+//! | `rolling` | G12, G7: all nodes are restarted under load, writes go on and streams resume |
 
 mod acts;
 mod busy;
 mod churn;
+mod clocks;
+mod cold_start;
+mod crew;
 mod crowd;
+mod cursors;
 mod damage;
 mod drain;
 mod failpoints;
@@ -44,19 +56,26 @@ mod faketime;
 mod fleet;
 mod fsync_error;
 mod full_disk;
+mod hand;
 mod hostile;
+mod idle;
 mod kill_all;
 mod kill_leader;
 mod lagging;
+mod lasting;
+mod leader_churn;
 mod many_due;
 mod membership;
 mod memory;
+mod pause_leader;
 mod power;
 mod promises;
 mod pulse;
 mod recovery;
+mod rolling;
 mod sigterm;
 mod slow_disk;
+mod snapshot_twice;
 mod stage;
 mod stale_reads;
 mod starved;
@@ -71,7 +90,10 @@ mod wiped_voter;
 
 pub use busy::busy;
 pub use churn::churn;
+pub use clocks::clocks;
+pub use cold_start::cold_start;
 pub use crowd::crowd;
+pub use cursors::cursors;
 pub use damage::{Extent, damage};
 pub use drain::drain;
 pub use failpoints::failpoints;
@@ -80,16 +102,21 @@ pub use fleet::{fleet, replicas};
 pub use fsync_error::fsync_error;
 pub use full_disk::{full_disk, small_disks};
 pub use hostile::hostile;
+pub use idle::idle;
 pub use kill_all::kill_all;
 pub use kill_leader::kill_leader;
 pub use lagging::lagging;
+pub use leader_churn::leader_churn;
 pub use many_due::many_due;
 pub use membership::membership;
+pub use pause_leader::pause_leader;
 pub use power::{lossy_power, power};
 pub use promises::promises;
 pub use recovery::recovery;
+pub use rolling::rolling;
 pub use sigterm::sigterm;
 pub use slow_disk::slow_disk;
+pub use snapshot_twice::snapshot_twice;
 pub use stale_reads::stale_reads;
 pub use starved::{can_starve, starved};
 pub use stopped::stopped;

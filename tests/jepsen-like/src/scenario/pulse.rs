@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Twice as many as patience allows; more would be a leak.
 const MOST_IN_FLIGHT: usize = 600;
 /// Apart from the numbers of clients.
-const CLIENT: u32 = 1000;
+pub(super) const CLIENT: u32 = 1000;
 
 /// A running pulse; it ends when it is dropped.
 pub(super) struct Pulse {

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::pulse::CLIENT as PULSE;
 use crate::check::{self, Evidence};
 use crate::circuits::Circuits;
 use crate::cluster::{Cluster, ClusterOptions};
@@ -21,11 +22,14 @@ use crate::ledger::Ledger;
 use crate::rpc::{Nodes, answer, timed};
 use crate::subscriber::{Subscriber, reread};
 use crate::time::Clock;
+use crate::workload::{Client, Mix};
 
 /// A scenario's cluster is at rest after this, or something is wrong.
 const REST: Duration = Duration::from_secs(20);
 const CALL: Duration = Duration::from_secs(5);
 const REGISTER_AT_ONCE: usize = 32;
+/// Who looks at everything in the end.
+const LAST: u32 = 999;
 
 /// A running cluster and what is seen of it.
 pub(super) struct Stage {
@@ -109,7 +113,33 @@ impl Stage {
 
     /// Waits until all subscribers have everything, reads it all again from every node that is up, and checks that each effect has its
     /// cause. Keeps the folder if anything is wrong.
-    pub(super) async fn finish(mut self, mut findings: Findings) -> anyhow::Result<Findings> {
+    pub(super) async fn finish(self, findings: Findings) -> anyhow::Result<Findings> {
+        self.finish_with(findings, check::effects).await
+    }
+
+    /// The same with every check there is, and no process may have ended by itself. For scenarios whose clients do everything.
+    pub(super) async fn finish_with_all_checks(self, mut findings: Findings) -> anyhow::Result<Findings> {
+        for node in self.cluster.nodes() {
+            if let Some(status) = node.exit_status()? {
+                let tail = node.log_tail(5);
+                findings.broken(
+                    "G10",
+                    format!("node {} ended by itself ({status}):\n{tail}", node.spec.id),
+                );
+            }
+        }
+        self.wait(REST, "no circuit is open", async |stage: &Self| {
+            stage.is_none_open().await
+        })
+        .await?;
+        self.finish_with(findings, check::all).await
+    }
+
+    async fn finish_with(
+        mut self,
+        mut findings: Findings,
+        check: fn(&Evidence) -> Findings,
+    ) -> anyhow::Result<Findings> {
         let rest = self
             .wait(REST, "all subscribers have every event", async |stage: &Self| {
                 let statuses = stage.cluster.statuses(&stage.nodes).await;
@@ -135,7 +165,7 @@ impl Stage {
         let evidence = self.evidence();
         findings.merge(delivered);
         findings.merge(reread);
-        findings.merge(check::effects(&evidence));
+        findings.merge(check(&evidence));
         findings.checked(
             "G7",
             format!(
@@ -150,6 +180,15 @@ impl Stage {
             self.cluster.keep_folder();
         }
         Ok(findings)
+    }
+
+    async fn is_none_open(&self) -> anyhow::Result<bool> {
+        let request = v1::ListRequest {
+            states: vec![v1::State::Open.into()],
+            ..Default::default()
+        };
+        let listed = answer(CALL, self.nodes.circuits(0).list(timed(request, CALL))).await?;
+        Ok(listed.circuits.is_empty())
     }
 
     async fn register_all(&self) -> anyhow::Result<()> {
