@@ -31,7 +31,7 @@ use crate::nemesis::{Means, Nemesis};
 use crate::progress::{self, Now};
 use crate::report::{self, FaultBar, Keeps, Report};
 use crate::subscriber::{Subscriber, reread};
-use crate::time::{Clock, Micros};
+use crate::time::{Clock, Micros, percentile, show_ms};
 use crate::workload::Client;
 use coverage::Chosen;
 use ground::Ground;
@@ -126,6 +126,16 @@ fn settings(small_log: bool) -> Vec<Setting> {
 
 /// What was found, on what, and when the last subscriber had each event.
 type Played = (Findings, Evidence, BTreeMap<u64, Micros>);
+
+fn starts(mut took: Vec<Micros>) -> String {
+    took.sort_unstable();
+    format!(
+        "after p50 {}, max {} ({} times)",
+        show_ms(percentile(&took, 50)),
+        show_ms(percentile(&took, 100)),
+        took.len()
+    )
+}
 
 struct Run {
     options: RunOptions,
@@ -272,6 +282,7 @@ impl Run {
             },
         ));
         findings.merge(availability::judge(&evidence));
+        findings.figure("started again and served", starts(faults.starts()));
         findings.figure("terms with a leader", observed.leaders.to_string());
         findings.figure(
             "log",

@@ -30,7 +30,7 @@ use crate::links::{Counts, Link, Probes, Proxy};
 use crate::lossy::LossyDisk;
 use crate::node::Node;
 use crate::rpc::Nodes;
-use crate::time::{Clock, Micros};
+use crate::time::{Clock, Micros, micros};
 
 pub use clock::{FakeClock, Lie};
 pub use fault::{Family, Fault, FaultRecord};
@@ -78,6 +78,8 @@ pub(crate) struct Stage {
     world: Mutex<World>,
     records: Mutex<Vec<FaultRecord>>,
     active: Mutex<Vec<(u64, Fault)>>,
+    /// How long nodes took until they served.
+    starts: Mutex<Vec<Micros>>,
 }
 
 /// A fault whose turn it is.
@@ -109,6 +111,7 @@ impl Nemesis {
             clocks: means.clocks,
             records: Mutex::default(),
             active: Mutex::default(),
+            starts: Mutex::default(),
         };
         let long = match means.run.as_secs() {
             0..30 => 5..=6,
@@ -221,6 +224,11 @@ impl Log {
     /// What is going on.
     pub fn active(&self) -> Vec<Fault> {
         self.0.active.lock().iter().map(|(_, fault)| *fault).collect()
+    }
+
+    /// How long each node that was started again took until it served.
+    pub fn starts(&self) -> Vec<Micros> {
+        self.0.starts.lock().clone()
     }
 
     /// All times up to now, and what was possible in each.
@@ -365,6 +373,10 @@ impl Stage {
         self.clocks
             .get(position)
             .with_context(|| format!("the clock of node {id} cannot lie"))
+    }
+
+    fn note_start(&self, took: Duration) {
+        self.starts.lock().push(micros(took));
     }
 
     fn set_down(&self, id: u64, is_down: bool) {

@@ -15,10 +15,10 @@ use crate::hosts::End;
 use crate::links::{Cut, CutKind, Link, Shape};
 use crate::lossy::{Lost, Mode};
 use crate::node::Node;
-use crate::rpc::{answer, timed};
+use crate::rpc::{Nodes, answer, timed};
 
 /// A node that was started serves after this, or something is wrong.
-const SERVE: Duration = Duration::from_secs(30);
+const SERVE: Duration = Duration::from_secs(60);
 /// A node that is told to end has so long to hand over and to end streams.
 const STOP: Duration = Duration::from_secs(15);
 /// In a rolling restart, the next one waits so long for the one before to follow a leader: an operator would, and then wonder.
@@ -276,9 +276,8 @@ impl Part {
                 for id in nodes {
                     stage.node(*id)?.start()?;
                 }
-                for id in nodes {
-                    wait_until_it_serves(stage.node(*id)?).await?;
-                }
+                let served = nodes.iter().map(|id| wait_until_it_serves(stage, *id));
+                futures::future::try_join_all(served).await?;
             }
             Self::Pause(nodes) => {
                 for id in nodes {
@@ -344,25 +343,24 @@ async fn prove_stopped(node: &Node) -> anyhow::Result<()> {
     }
 }
 
-/// Asked from its own host, so that no cut is in the way.
-async fn wait_until_it_serves(node: &Node) -> anyhow::Result<()> {
-    let deadline = Instant::now() + SERVE;
-    loop {
-        let connected = match &node.spec.host {
-            Some(host) => host.connect(node.spec.client).await.is_ok(),
-            None => tokio::net::TcpStream::connect(node.spec.client).await.is_ok(),
-        };
-        if connected {
-            return Ok(());
-        }
+/// Until it has recovered and answers. Asked from its own host, so that no cut is in the way.
+async fn wait_until_it_serves(stage: &Stage, id: u64) -> anyhow::Result<()> {
+    let node = stage.node(id)?;
+    let began = Instant::now();
+    let nodes = match &node.spec.host {
+        Some(host) => Nodes::from_host(host, [node.spec.client])?,
+        None => Nodes::new([node.spec.client])?,
+    };
+    while crate::cluster::status(&nodes, 0).await.is_none() {
         ensure!(
-            Instant::now() < deadline,
-            "node {} does not serve {SERVE:?} after it was started\n{}",
-            node.spec.id,
+            began.elapsed() < SERVE,
+            "node {id} does not serve {SERVE:?} after it was started\n{}",
             node.log_tail(15)
         );
         tokio::time::sleep(LOOK_EVERY).await;
     }
+    stage.note_start(began.elapsed());
+    Ok(())
 }
 
 /// The disks forget first, then the processes are gone.
@@ -453,7 +451,7 @@ async fn restart(stage: &Stage, id: u64) -> anyhow::Result<()> {
         node.log_tail(15)
     );
     node.start()?;
-    wait_until_it_serves(node).await?;
+    wait_until_it_serves(stage, id).await?;
     stage.set_down(id, false);
     let deadline = Instant::now() + FOLLOW;
     let position = stage.position(id)?;

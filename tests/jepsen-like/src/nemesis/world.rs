@@ -15,7 +15,8 @@ use crate::time::Micros;
 pub enum Standing {
     /// No majority is up and hears each other.
     None,
-    /// One is, over links that are slow, lossy or break now and then.
+    /// One is, and some link between nodes that are up is slow, lossy or breaks now and then. Whoever leads over such a link goes on to lead, as long
+    /// as its heartbeats come through, however little else does.
     Hampered,
     /// One is, all its members hear each other well, and clients reach one of them.
     Majority,
@@ -160,10 +161,14 @@ impl World {
                 .map(|(_, id)| *id)
                 .collect()
         };
-        groups
-            .map(|set| self.standing_of(&members(set)))
-            .max()
-            .unwrap_or(Standing::None)
+        let best = groups.map(|set| self.standing_of(&members(set))).max();
+        let anywhere = up.iter().flat_map(|one| up.iter().map(|other| (*one, *other)));
+        let is_hampered = |(one, other)| self.link(End::Node(one), End::Node(other)) == Standing::Hampered;
+        match best {
+            None => Standing::None,
+            Some(Standing::Majority) if anywhere.into_iter().any(is_hampered) => Standing::Hampered,
+            Some(best) => best,
+        }
     }
 
     fn standing_of(&self, group: &[u64]) -> Standing {
@@ -236,6 +241,9 @@ mod tests {
         assert_eq!(after(5, &[cut(&bridge, CutKind::Silent)]), Standing::Majority);
         let lossy = cut(&[(1, 2), (2, 3), (3, 1)], CutKind::Loss(30));
         assert_eq!(after(3, &[lossy]), Standing::Hampered);
+        let one_lossy = cut(&[(1, 2)], CutKind::Loss(30));
+        assert_eq!(after(3, &[one_lossy.clone()]), Standing::Hampered, "1 may lead");
+        assert_eq!(after(3, &[one_lossy, Part::Kill(vec![1])]), Standing::Majority);
     }
 
     #[test]
