@@ -269,7 +269,7 @@ impl Part {
         match self {
             Self::SyncFails { node } => {
                 stage.node(*node)?.start()?;
-                wait_until_it_serves(stage.node(*node)?).await?;
+                wait_until_it_serves(stage, *node).await?;
             }
             Self::SlowSyncs { node, .. } => stage.disk(*node)?.heal(),
             Self::Kill(nodes) | Self::NoPower { nodes, .. } => {

@@ -242,7 +242,11 @@ mod tests {
         let lossy = cut(&[(1, 2), (2, 3), (3, 1)], CutKind::Loss(30));
         assert_eq!(after(3, &[lossy]), Standing::Hampered);
         let one_lossy = cut(&[(1, 2)], CutKind::Loss(30));
-        assert_eq!(after(3, &[one_lossy.clone()]), Standing::Hampered, "1 may lead");
+        assert_eq!(
+            after(3, std::slice::from_ref(&one_lossy)),
+            Standing::Hampered,
+            "1 may lead"
+        );
         assert_eq!(after(3, &[one_lossy, Part::Kill(vec![1])]), Standing::Majority);
     }
 

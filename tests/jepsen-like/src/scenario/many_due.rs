@@ -116,12 +116,18 @@ pub async fn many_due(circuits: usize) -> anyhow::Result<Findings> {
 }
 
 /// Opens all of them, and waits until all have ended. Kills the node at this position when a tenth of them have.
-async fn play(stage: &Stage, pulse: &Pulse, circuits: usize, dies: Option<usize>) -> anyhow::Result<Wave> {
+async fn play(
+    stage: &Stage,
+    pulse: &Pulse,
+    openers: &[Hand],
+    circuits: usize,
+    dies: Option<usize>,
+) -> anyhow::Result<Wave> {
     let what = if dies.is_some() { "the leader dies" } else { "calm" };
     let before = stage.ledger.count(v1::EventType::CircuitHalfOpened);
     let ended = |stage: &Stage| stage.ledger.count(v1::EventType::CircuitHalfOpened) - before;
     let sent = stage.clock.now();
-    open_all(stage, openers, circuits).await?;
+    open_all(openers, circuits).await?;
     let mut killed = None;
     if let Some(leader) = dies {
         stage
@@ -289,7 +295,7 @@ fn key(event: &v1::Event) -> Option<v1::CircuitName> {
 }
 
 /// Reports with one failure of each circuit, at the same time.
-async fn open_all(stage: &Stage, openers: &[Hand], circuits: usize) -> anyhow::Result<()> {
+async fn open_all(openers: &[Hand], circuits: usize) -> anyhow::Result<()> {
     let all: Vec<usize> = (FLOODED..FLOODED + circuits).collect();
     let reports = all.chunks(OF_REPORT).zip(openers).zip(0..);
     try_join_all(reports.map(|((circuits, opener), node)| async move {

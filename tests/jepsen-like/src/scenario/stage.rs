@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::pulse::CLIENT as PULSE;
 use crate::check::{self, Evidence};
 use crate::circuits::Circuits;
 use crate::cluster::{Cluster, ClusterOptions};
@@ -22,14 +21,11 @@ use crate::ledger::Ledger;
 use crate::rpc::{Nodes, answer, timed};
 use crate::subscriber::{Subscriber, reread};
 use crate::time::Clock;
-use crate::workload::{Client, Mix};
 
 /// A scenario's cluster is at rest after this, or something is wrong.
 const REST: Duration = Duration::from_secs(20);
 const CALL: Duration = Duration::from_secs(5);
 const REGISTER_AT_ONCE: usize = 32;
-/// Who looks at everything in the end.
-const LAST: u32 = 999;
 
 /// A running cluster and what is seen of it.
 pub(super) struct Stage {
