@@ -122,12 +122,13 @@ impl Replica {
         let state = state_store.shared();
         let peers = Peers::new(options.node_id, identity.cluster_id, environment.clone());
         let quorum = Quorum::new(options.timing.election_max);
+        let log = log_store.handle();
         let network = Network {
             peers: peers.clone(),
             quorum: quorum.clone(),
+            log: log.clone(),
             environment: environment.clone(),
         };
-        let log = log_store.handle();
         let raft = RaftHandle::new(options.node_id, raft_config, network, log_store, state_store)
             .await
             .map_err(|fatal| StartError::Consensus(fatal.to_string()))?;

@@ -279,6 +279,11 @@ impl LogHandle {
         }
     }
 
+    /// The newest entry that was purged.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.shared.tail.lock().ends().0
+    }
+
     /// The newest vote that is on disk.
     pub(crate) fn vote(&self) -> Option<Vote> {
         self.shared.tail.lock().vote

@@ -28,6 +28,7 @@ use crate::convert::{
     append_result_from_pb, append_to_pb, log_id_from_pb, log_id_to_pb, vote_from_pb, vote_to_pb,
 };
 use crate::environment::Environment;
+use crate::log_store::LogHandle;
 use crate::peers::{Client, Lane, Peers};
 use crate::quorum::Quorum;
 use crate::state_store::{Snapshot, SnapshotFile};
@@ -45,6 +46,7 @@ type BoxStream<'a, T> = openraft::base::BoxStream<'a, T>;
 pub(crate) struct Network {
     pub(crate) peers: Peers,
     pub(crate) quorum: Quorum,
+    pub(crate) log: LogHandle,
     pub(crate) environment: Arc<dyn Environment>,
 }
 
@@ -56,6 +58,7 @@ impl Network {
             lane,
             peers: self.peers.clone(),
             quorum: self.quorum.clone(),
+            log: self.log.clone(),
             environment: self.environment.clone(),
         }
     }
@@ -84,6 +87,7 @@ pub(crate) struct Connection {
     lane: Lane,
     peers: Peers,
     quorum: Quorum,
+    log: LogHandle,
     environment: Arc<dyn Environment>,
 }
 
@@ -138,6 +142,14 @@ impl NetStreamAppend<TypeConfig> for Connection {
             let Some(first) = input.next().await else {
                 return Ok(Box::pin(futures::stream::empty()) as BoxStream<'s, _>);
             };
+            // When the entries that come next were purged, openraft sends a request without any, again and again, and does not look whether
+            // it was told to go on elsewhere: after the snapshot that the follower got meanwhile. It does when the stream ends. (The first
+            // request may be a question that has to be asked.)
+            let log = self.log.clone();
+            let input = input.take_while(move |request| {
+                let is_left_behind = request.entries.is_empty() && request.prev_log_id < log.purged();
+                futures::future::ready(!is_left_behind)
+            });
             let input = futures::stream::once(futures::future::ready(first)).chain(input);
             let mut client = self.client(self.lane)?;
             let quorum = self.quorum.clone();
