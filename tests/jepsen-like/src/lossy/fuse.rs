@@ -56,7 +56,13 @@ impl Fuse {
         Ok((made, self.disk.lock().open(made.number, Vec::new())))
     }
 
-    fn set_attributes(&self, number: u64, mode: Option<u32>, size: Option<u64>) -> Result<Attributes, Errno> {
+    fn set_attributes(
+        &self,
+        number: u64,
+        mode: Option<u32>,
+        size: Option<u64>,
+        modified: Option<TimeOrNow>,
+    ) -> Result<Attributes, Errno> {
         let mut state = self.disk.lock();
         state.check()?;
         if let Some(mode) = mode {
@@ -64,6 +70,11 @@ impl Fuse {
         }
         if let Some(size) = size {
             state.store.resize(number, size)?;
+        }
+        match modified {
+            Some(TimeOrNow::SpecificTime(time)) => state.store.set_modified(number, time)?,
+            Some(TimeOrNow::Now) => state.store.set_modified(number, SystemTime::now())?,
+            None => {}
         }
         state.store.attributes(number)
     }
@@ -77,10 +88,6 @@ impl Fuse {
     ) -> Result<(), Errno> {
         let mut state = self.disk.lock();
         state.check()?;
-        // What a cut leaves of a file that is moved is not told here; who gets this error copies.
-        if folders.0 != folders.1 {
-            return Err(Errno::EXDEV);
-        }
         if flags.contains(RenameFlags::RENAME_NOREPLACE) {
             if state.store.lookup(folders.1.0, to).is_ok() {
                 return Err(Errno::EEXIST);
@@ -88,7 +95,7 @@ impl Fuse {
         } else if !flags.is_empty() {
             return Err(Errno::EINVAL);
         }
-        state.store.rename(folders.0.0, from, to)?;
+        state.store.rename((folders.0.0, from), (folders.1.0, to))?;
         state.collect();
         Ok(())
     }
@@ -127,7 +134,7 @@ impl Filesystem for Fuse {
         _: Option<u32>,
         size: Option<u64>,
         _: Option<TimeOrNow>,
-        _: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _: Option<SystemTime>,
         _: Option<FileHandle>,
         _: Option<SystemTime>,
@@ -136,7 +143,7 @@ impl Filesystem for Fuse {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        match self.set_attributes(ino.0, mode, size) {
+        match self.set_attributes(ino.0, mode, size, mtime) {
             Ok(found) => reply.attr(&NEVER, &attributes(found)),
             Err(error) => reply.error(to_fuse(error)),
         }
@@ -358,16 +365,14 @@ fn kind(found: Attributes) -> FileType {
 }
 
 fn attributes(found: Attributes) -> FileAttr {
-    // Times are not kept: no program here looks at them.
-    let never = SystemTime::UNIX_EPOCH;
     FileAttr {
         ino: INodeNo(found.number),
         size: found.size,
         blocks: found.pages * (PAGE as u64 / 512),
-        atime: never,
-        mtime: never,
-        ctime: never,
-        crtime: never,
+        atime: found.modified,
+        mtime: found.modified,
+        ctime: found.modified,
+        crtime: found.modified,
         kind: kind(found),
         perm: found.mode,
         nlink: 1,

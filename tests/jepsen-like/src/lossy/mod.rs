@@ -13,7 +13,7 @@
 //! Beside that a sync can fail once, with what it means on Linux: the cache takes for written what was not; syncs and writes can be slow; there can be no room.
 //!
 //! It is stricter than the ext4 images of [`crate::disk`]: a new file's `fsync` does not make its name durable, nothing is written by itself after a while, and
-//! a write is torn at any sector. It does not have what nodes do not need: links, memory maps, preallocation, renames between folders, times.
+//! a write is torn at any sector. It does not have what nodes do not need: links, memory maps, preallocation. Renames between folders are durable at once, and times are not lost.
 //!
 //! It needs root, and `/dev/fuse`.
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 
@@ -24,6 +25,7 @@ pub(super) enum Node {
 struct Inode {
     node: Node,
     mode: u16,
+    modified: SystemTime,
 }
 
 /// What is known of a file or folder without reading it.
@@ -34,6 +36,8 @@ pub(super) struct Attributes {
     pub(super) size: u64,
     pub(super) pages: u64,
     pub(super) mode: u16,
+    /// Of a file: when it was written last. Not lost by a cut: nobody relies on it.
+    pub(super) modified: SystemTime,
 }
 
 /// All of a disk.
@@ -51,6 +55,7 @@ impl Store {
         let root = Inode {
             node: Node::Folder(Folder::default()),
             mode: 0o755,
+            modified: SystemTime::now(),
         };
         Self {
             inodes: BTreeMap::from([(ROOT, root)]),
@@ -82,11 +87,17 @@ impl Store {
             size,
             pages: inode.pages(),
             mode: inode.mode,
+            modified: inode.modified,
         })
     }
 
     pub(super) fn set_mode(&mut self, number: u64, mode: u16) -> Result<(), Errno> {
         self.inodes.get_mut(&number).ok_or(Errno::ESTALE)?.mode = mode & 0o7777;
+        Ok(())
+    }
+
+    pub(super) fn set_modified(&mut self, number: u64, modified: SystemTime) -> Result<(), Errno> {
+        self.inodes.get_mut(&number).ok_or(Errno::ESTALE)?.modified = modified;
         Ok(())
     }
 
@@ -107,7 +118,8 @@ impl Store {
         let number = self.next;
         self.next += 1;
         let mode = mode & 0o7777;
-        self.inodes.insert(number, Inode { node, mode });
+        let modified = SystemTime::now();
+        self.inodes.insert(number, Inode { node, mode, modified });
         self.folder_mut(folder)?.add(name, number);
         self.attributes(number)
     }
@@ -125,10 +137,15 @@ impl Store {
         Ok(())
     }
 
-    /// Renames within a folder. Another file of that name is replaced.
-    pub(super) fn rename(&mut self, folder: u64, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
+    /// Renames. Another file of that name is replaced. Between folders it is durable at once, with all that happened to names in both: else a cut could leave
+    /// both names or none, which no file system does.
+    pub(super) fn rename(
+        &mut self,
+        (folder, from): (u64, &OsStr),
+        (new_folder, to): (u64, &OsStr),
+    ) -> Result<(), Errno> {
         let moved = self.lookup(folder, from)?;
-        if let Ok(replaced) = self.lookup(folder, to) {
+        if let Ok(replaced) = self.lookup(new_folder, to) {
             match (moved.is_folder, replaced.is_folder) {
                 (true, false) => return Err(Errno::ENOTDIR),
                 (false, true) => return Err(Errno::EISDIR),
@@ -136,7 +153,12 @@ impl Store {
                 _ => {}
             }
         }
-        if from != to {
+        if folder != new_folder {
+            self.folder_mut(folder)?.remove(from);
+            self.folder_mut(new_folder)?.add(to, moved.number);
+            self.sync(folder)?;
+            self.sync(new_folder)?;
+        } else if from != to {
             self.folder_mut(folder)?.rename(from, to);
         }
         Ok(())
@@ -165,7 +187,7 @@ impl Store {
             return Err(Errno::ENOSPC);
         }
         self.file(number)?.write(at, data);
-        Ok(())
+        self.set_modified(number, SystemTime::now())
     }
 
     /// Whether a write here needs room that it does not have yet.
@@ -176,7 +198,7 @@ impl Store {
 
     pub(super) fn resize(&mut self, number: u64, size: u64) -> Result<(), Errno> {
         self.file(number)?.resize(size);
-        Ok(())
+        self.set_modified(number, SystemTime::now())
     }
 
     /// Makes a file's content, or a folder's names, durable. Gives how many pages or names had to be written.

@@ -33,6 +33,8 @@ const CLIENTS: u32 = 4;
 const VICTIM: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(20);
 const CALL: Duration = Duration::from_secs(10);
+/// A node that wrote nothing for so long has written its mark.
+const QUIET: Duration = Duration::from_millis(200);
 /// Each refusal says one of these, beside what is wrong.
 const ADVICE: [&str; 3] = ["under a new node id", "correct the", "start the newer version"];
 
@@ -208,7 +210,7 @@ impl Bench {
     async fn prepare(stage: &Stage, stop: &str, elsewhere: &Stage, seed: u64) -> anyhow::Result<Self> {
         let node = &stage.cluster.nodes()[VICTIM];
         one_snapshot(&node.data_dir()).await?;
-        halt(node, stop).await?;
+        halt(stage, stop).await?;
         // What it will have to catch up with.
         work(stage, seed, Duration::from_millis(200)).await?;
         let folder = stage
@@ -296,7 +298,7 @@ impl Bench {
         node.start()?;
         caught_up(&stage.nodes).await.context("among the others")?;
         one_snapshot(&data).await?;
-        halt(node, &self.stop).await?;
+        halt(stage, &self.stop).await?;
         // What it acknowledged among the others it must not forget, so this is what is damaged from now on.
         copy(&data, &self.pristine)?;
         self.look(stage).await?;
@@ -312,11 +314,23 @@ impl Bench {
     }
 }
 
-async fn halt(node: &Node, stop: &str) -> anyhow::Result<()> {
+async fn halt(stage: &Stage, stop: &str) -> anyhow::Result<()> {
+    let node = &stage.cluster.nodes()[VICTIM];
     if stop == "SIGTERM" {
         node.terminate()?;
         node.ended(PATIENCE).await?.context("it does not stop")?;
         return Ok(());
+    }
+    // Between a flush and the mark that follows it, nothing can tell a damaged newest group from one that was cut short. It was not acknowledged then.
+    let mut newest = (Instant::now(), None);
+    let deadline = Instant::now() + PATIENCE;
+    while newest.0.elapsed() < QUIET && Instant::now() < deadline {
+        let status = status(&stage.nodes, VICTIM).await;
+        let index = status.map(|status| (status.last_log_index, status.voted_term));
+        if index.is_none() || index != newest.1 {
+            newest = (Instant::now(), index);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     node.kill().await
 }
