@@ -4,7 +4,7 @@
 //! was acknowledged before it began, and not after the revision that it names. Whoever changed something has an event there. That leaves mostly
 //! one configuration an event; where it leaves several, what an event shows must follow from one of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use brama_proto::v1::EventType;
 
@@ -274,6 +274,22 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
         );
     }
     findings
+}
+
+/// The configurations without an answer that can have one of the events.
+pub(super) fn possible(evidence: &Evidence) -> HashSet<usize> {
+    let events = configured_events(evidence);
+    let none = Vec::new();
+    let mut possible = HashSet::new();
+    for (target, asked) in asked(evidence) {
+        let revisions = events.get(&target).unwrap_or(&none);
+        for (n, candidates) in candidates(&asked, revisions).into_iter().enumerate() {
+            if !candidates.is_empty() {
+                possible.insert(asked[n].op.id);
+            }
+        }
+    }
+    possible
 }
 
 fn show(target: Target) -> String {

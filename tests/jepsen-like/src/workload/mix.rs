@@ -160,7 +160,7 @@ impl Mix {
 
     /// Every kind of action in the history, as [`Action::kind`](crate::history::Action::kind) names it.
     pub fn actions(self) -> Vec<&'static str> {
-        let mut actions = vec!["register"];
+        let mut actions = Vec::new();
         for (kind, _) in self.weights() {
             actions.extend_from_slice(kind.actions());
         }

@@ -310,7 +310,6 @@ pub(super) fn show_state(state: &State) -> String {
         openings,
         totals,
         reason,
-        changed,
         ..
     } = life;
     let phase = match phase {
@@ -329,16 +328,10 @@ pub(super) fn show_state(state: &State) -> String {
         }
     };
     format!(
-        "{phase}, generation {}{generation}, failures {failures}, openings {openings}, totals {}/{}, reason {reason:?}, revision {}..{}; log at {} or later, time {} us or later",
+        "{phase}, generation {}{generation}, failures {failures}, openings {openings}, totals {}/{}, reason {reason:?}; log at {} or later, time {} us or later",
         if *vague { "at least " } else { "" },
         totals.successes,
         totals.failures,
-        changed.0,
-        if changed.1 == u64::MAX {
-            "?".to_owned()
-        } else {
-            changed.1.to_string()
-        },
         state.revision,
         state.now
     )

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::happened::Happened;
 use crate::circuits::CircuitIndex;
 use crate::history::{Action, Answer, Counted, Level, NOT_FOUND, Op, Outcome, Shown, Totals};
 use crate::rules::{OptionName, Options, Rules};
@@ -147,16 +148,28 @@ impl Position {
     }
 }
 
+impl Input {
+    /// Whether what is answered, or what happens, depends on which permits are out.
+    pub(super) fn looks_at_permits(&self) -> bool {
+        match self {
+            Self::Acquire { .. } | Self::Read | Self::Register { .. } => true,
+            Self::Report(items) => items.iter().any(|item| item.permit.is_some()),
+            _ => false,
+        }
+    }
+}
+
 /// Makes entries of operations.
 pub(super) struct Entries<'a> {
     ops: &'a [Op],
     reasons: HashMap<&'a str, ReasonId>,
+    happened: Happened<'a>,
     /// By operation: when the next batch of its session was acknowledged. From then on this one is stale, if it was not applied before.
     stale_after: HashMap<usize, Micros>,
 }
 
 impl<'a> Entries<'a> {
-    pub(super) fn of(ops: &'a [Op]) -> Self {
+    pub(super) fn of(ops: &'a [Op], happened: Happened<'a>) -> Self {
         let mut reasons = HashMap::new();
         let mut sessions: HashMap<&str, Vec<&Op>> = HashMap::new();
         for op in ops {
@@ -181,6 +194,7 @@ impl<'a> Entries<'a> {
         Self {
             ops,
             reasons,
+            happened,
             stale_after,
         }
     }
@@ -221,8 +235,8 @@ impl<'a> Entries<'a> {
         match &op.outcome {
             Outcome::Ok(answer) => {
                 if is_acquire {
-                    let doubtful = usize::try_from(op.doubtful).unwrap_or(usize::MAX);
-                    entries.extend(std::iter::repeat_n(perhaps(input.clone()), doubtful));
+                    let times = self.happened.times(op);
+                    entries.extend(std::iter::repeat_n(perhaps(input.clone()), times));
                 }
                 let (output, position) = self.output(answer, &op.action, circuit);
                 entries.push(certain(input, output, position));
@@ -233,9 +247,7 @@ impl<'a> Entries<'a> {
             Outcome::Refused(_) => {}
             Outcome::Unknown(_) if is_read => {}
             Outcome::Unknown(_) => {
-                let times = if is_acquire { op.doubtful.max(1) } else { 1 };
-                let times = usize::try_from(times).unwrap_or(usize::MAX);
-                entries.extend(std::iter::repeat_n(perhaps(input), times));
+                entries.extend(std::iter::repeat_n(perhaps(input), self.happened.times(op)));
             }
         }
     }

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `model` | the sequential circuit: what each operation does and shows |
 //! | `entry` | cuts the history into what each circuit sees of it |
+//! | `happened` | which of the operations that nobody answered took effect at all, by the event log; never when, or in which order |
 //! | `search` | looks for an order that the model explains |
 //! | `draw` | shows where there is none |
 //!
@@ -14,6 +15,7 @@
 
 mod draw;
 mod entry;
+mod happened;
 #[cfg(test)]
 mod made_up;
 mod model;
@@ -28,6 +30,7 @@ use parking_lot::Mutex;
 
 use self::draw::Drawing;
 use self::entry::{Entries, Entry};
+use self::happened::Happened;
 use self::model::State;
 use self::search::{Verdict, search};
 use super::Evidence;
@@ -35,12 +38,12 @@ use crate::circuits::CircuitIndex;
 use crate::findings::Findings;
 use crate::report;
 
-/// The search of one circuit gives up after so many states. A fixed number and not a time, so that the same history always gets the same answer;
-/// it is some seconds.
-const BUDGET: usize = 3_000_000;
+/// The search of one circuit gives up after so many steps of the model. A fixed number and not a time, so that the same history always gets the
+/// same answer; it is some seconds.
+const BUDGET: usize = 5_000_000;
 
 pub(super) fn check(evidence: &Evidence) -> Findings {
-    let entries = Entries::of(&evidence.ops);
+    let entries = Entries::of(&evidence.ops, Happened::of(evidence));
     let all: Vec<Vec<Entry>> = evidence
         .circuits
         .iter()
@@ -70,7 +73,7 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
                 });
             }
             Verdict::GaveUp => findings.untold(format!(
-                "whether circuit {name} is linearizable: the search gave up after {BUDGET} states"
+                "whether circuit {name} is linearizable: the search gave up after {BUDGET} steps"
             )),
         }
     }

@@ -12,7 +12,8 @@
 //! harness's clock only, never from the event log.
 //!
 //! **Revisions.** Answers say at which revision they were given. A state knows a bound below which the log cannot be any more, so an answer
-//! that names an older one does not fit. Events are not looked at.
+//! that names an older one does not fit. Which revision an operation in doubt has, or a step of a timer, nobody knows: it moves no bound, so that
+//! it makes no difference on which side of another operation it stands if neither shows in the other.
 
 use super::entry::{Input, Item, Output, Position, ReasonId, Seen};
 use crate::history::Totals;
@@ -51,8 +52,6 @@ pub(super) struct Life {
     pub(super) own: Options,
     pub(super) totals: Totals,
     pub(super) reason: Option<ReasonId>,
-    /// The revision of its last event lies between these.
-    pub(super) changed: (u64, u64),
 }
 
 /// The three states.
@@ -88,20 +87,20 @@ impl State {
         window: Window,
     ) -> Vec<Self> {
         let mut after = Vec::new();
-        for before in self.by_themselves(window) {
+        for before in self.by_themselves(input, window) {
             before.apply(input, output, position, window.low, &mut after);
         }
         after
     }
 
-    /// This state, and those that it can have come to by itself in the meantime.
-    fn by_themselves(&self, window: Window) -> Vec<Self> {
+    /// This state, and those that it can have come to by itself in the meantime, as far as `input` tells them apart.
+    fn by_themselves(&self, input: &Input, window: Window) -> Vec<Self> {
         let mut states = vec![self.clone()];
         match self.life.as_ref().map(|life| &life.phase) {
             Some(Phase::Open {
                 until: Some(until), ..
             }) if *until <= window.high => states.push(self.half_opened(*until)),
-            Some(Phase::HalfOpen { permits, .. }) => {
+            Some(Phase::HalfOpen { permits, .. }) if input.looks_at_permits() => {
                 let due: Vec<_> = permits
                     .iter()
                     .filter(|(_, until)| *until <= window.high)
@@ -124,7 +123,6 @@ impl State {
     fn half_opened(&self, until: Micros) -> Self {
         let mut state = self.clone();
         state.now = state.now.max(until);
-        state.event();
         if let Some(life) = &mut state.life {
             life.generation += 1;
             life.phase = Phase::HalfOpen {
@@ -137,22 +135,12 @@ impl State {
 
     fn expire(&mut self, permit: u128, until: Micros) {
         self.now = self.now.max(until);
-        self.event();
         if let Some(Life {
             phase: Phase::HalfOpen { permits, .. },
             ..
         }) = &mut self.life
         {
             permits.retain(|(id, _)| *id != permit);
-        }
-    }
-
-    /// The circuit has one more event; nobody said which revision it has.
-    fn event(&mut self) {
-        self.revision += 1;
-        let least = self.revision;
-        if let Some(life) = &mut self.life {
-            life.changed = (least, u64::MAX);
         }
     }
 
@@ -174,7 +162,6 @@ impl State {
                 let before = self.global;
                 self.global = before.configured(set, clear);
                 let changed = before != self.global;
-                self.revision += u64::from(changed);
                 let now = Rules::of(&Options::default(), &self.global);
                 output.is_none_or(|output| {
                     matches!(output, Output::Configured { changed: said, rules } if *said == changed && *rules == now)
@@ -226,9 +213,6 @@ impl State {
             return false;
         }
         self.revision = self.revision.max(position.least);
-        if let Some(life) = &mut self.life {
-            life.changed.1 = life.changed.1.min(position.most);
-        }
         true
     }
 
@@ -244,13 +228,9 @@ impl State {
                 own: *policy,
                 totals: Totals::default(),
                 reason: None,
-                changed: (0, u64::MAX),
             });
-            self.event();
         } else if update && let Some(life) = &mut self.life {
-            // Its label is new, so this is an event, too.
             life.own = *policy;
-            self.event();
         }
         match output {
             None => true,
@@ -262,7 +242,6 @@ impl State {
     fn unregister(&mut self) {
         if let Some(life) = self.life.take() {
             self.fresh = self.fresh.max(life.generation + 1);
-            self.revision += 1;
         }
     }
 
@@ -278,9 +257,6 @@ impl State {
         let before = life.own;
         life.own = before.configured(set, clear);
         let (changed, now) = (before != life.own, Rules::of(&life.own, &self.global));
-        if changed {
-            self.event();
-        }
         output.is_none_or(|output| {
             matches!(output, Output::Configured { changed: said, rules } if *said == changed && *rules == now)
         })
@@ -290,11 +266,10 @@ impl State {
         let Some(rules) = self.rules() else {
             return false;
         };
-        let mut is_new = false;
         let granted = match self.life.as_mut().map(|life| &mut life.phase) {
             Some(Phase::HalfOpen { permits, .. }) => {
                 let is_out = permits.iter().any(|(id, _)| *id == permit);
-                is_new = !is_out && permits.len() < rules.probes as usize;
+                let is_new = !is_out && permits.len() < rules.probes as usize;
                 if is_new {
                     permits.push((permit, low + at_least(rules.probe_timeout_ms)));
                     permits.sort_unstable();
@@ -303,9 +278,6 @@ impl State {
             }
             _ => false,
         };
-        if is_new {
-            self.event();
-        }
         let closed = self.life.as_ref().is_some_and(|life| life.phase == Phase::Closed);
         match output {
             None => true,
@@ -339,7 +311,6 @@ impl State {
             };
             life.generation += 1;
         }
-        self.event();
     }
 
     fn close_by_hand(&mut self) {
@@ -350,7 +321,6 @@ impl State {
                 life.generation += 1;
             }
         }
-        self.event();
     }
 
     fn reset(&mut self) {
@@ -362,7 +332,6 @@ impl State {
             life.failures = 0;
             life.openings = 0;
         }
-        self.event();
     }
 
     fn by_hand(&mut self, reason: ReasonId, output: Option<&Output>) -> bool {
@@ -376,7 +345,7 @@ impl State {
         }
     }
 
-    /// Whether an answer that shows this can have been given now. What it shows for the first time is known from then on.
+    /// Whether an answer that shows this can have been given now.
     fn shows(&mut self, seen: &Seen) -> bool {
         let Some(rules) = self.rules() else {
             return false;
@@ -390,7 +359,6 @@ impl State {
             Phase::Open { lasts_ms, .. } => (0, 0, *lasts_ms),
             Phase::HalfOpen { successes, permits } => (permits.len(), *successes, None),
         };
-        let (least, most) = life.changed;
         let fits = Some(seen.state) == state
             && seen.failures == life.failures
             && seen.openings == life.openings
@@ -399,12 +367,7 @@ impl State {
             && seen.permits as usize == permits
             && seen.successes == successes
             && seen.lasts_us == lasts_ms.map(|ms| ms * 1000)
-            && seen.rules.is_none_or(|seen| seen == rules)
-            && (least..=most).contains(&seen.revision);
-        if fits {
-            life.changed = (seen.revision, seen.revision);
-            self.revision = self.revision.max(seen.revision);
-        }
+            && seen.rules.is_none_or(|seen| seen == rules);
         fits && self.has(seen.generation)
     }
 

@@ -9,6 +9,7 @@
 //! such operations are tried in the order of their length. This loses no explanation: whatever order there is, an operation in doubt that can be moved behind
 //! the next certain one without a difference can be moved, until none can.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -16,8 +17,8 @@ use super::entry::{Entry, Output};
 use super::model::{State, Window};
 use crate::time::Micros;
 
-/// So many chains of operations in doubt are kept at one place; beyond, the search gives up.
-const MOST_CHAINS: usize = 4096;
+/// So many chains of operations in doubt are kept at one place; beyond, the search cannot say any more that there is no order.
+const MOST_CHAINS: usize = 1024;
 
 /// What the search found.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub(super) struct Stuck {
     pub(super) blocked: Vec<usize>,
 }
 
-/// Searches; gives up after so many states.
+/// Searches; gives up after so many steps of the model.
 pub(super) fn search(entries: &[Entry], initial: &State, budget: usize) -> Verdict {
     Search::new(entries, budget).run(initial)
 }
@@ -54,6 +55,7 @@ struct Search<'a> {
     used: Vec<bool>,
     seen: HashSet<u128>,
     budget: usize,
+    steps: Cell<usize>,
     gave_up: bool,
     deepest: Option<Stuck>,
     deepest_depth: usize,
@@ -103,6 +105,7 @@ impl<'a> Search<'a> {
             used: vec![false; entries.len()],
             seen: HashSet::new(),
             budget,
+            steps: Cell::new(0),
             gave_up: false,
             deepest: None,
             deepest_depth: 0,
@@ -115,6 +118,9 @@ impl<'a> Search<'a> {
             if self.list.is_empty() {
                 return Verdict::Explained(path(&stack));
             }
+            if self.is_over_budget() {
+                return Verdict::GaveUp;
+            }
             let Some(frame) = stack.last_mut() else { break };
             if let Some(next) = frame.moves.pop() {
                 let placed = next
@@ -124,9 +130,6 @@ impl<'a> Search<'a> {
                     .fold(frame.placed, |set, n| set ^ mark(*n));
                 if !self.seen.insert(fingerprint(placed, &next.state)) {
                     continue;
-                }
-                if self.seen.len() > self.budget {
-                    return Verdict::GaveUp;
                 }
                 let calls = next
                     .chain
@@ -195,18 +198,14 @@ impl<'a> Search<'a> {
                     continue;
                 }
                 for after in self.extend(chain, *n, high) {
-                    // What changes nothing is not needed.
-                    let is_hopeful = after.state != chain.state
-                        && candidates
-                            .iter()
-                            .any(|to| may_lead_to(&after.state, &self.entries[*to]));
+                    let is_hopeful = self.is_hopeful(&chain.state, &after.state, &candidates);
                     let set = after.entries.iter().fold(0, |set, n| set ^ mark(*n));
                     if is_hopeful && seen.insert(fingerprint(set, &after.state)) {
                         longer.push(after);
                     }
                 }
             }
-            if longer.len() > MOST_CHAINS {
+            if longer.len() > MOST_CHAINS || self.is_over_budget() {
                 self.gave_up = true;
                 return false;
             }
@@ -216,7 +215,17 @@ impl<'a> Search<'a> {
         !frame.chains.is_empty()
     }
 
+    /// Whether an operation in doubt that led from one state to the other can be of use before one of these. What changes nothing is not needed.
+    fn is_hopeful(&self, before: &State, after: &State, candidates: &[usize]) -> bool {
+        before != after && candidates.iter().any(|to| may_lead_to(after, &self.entries[*to]))
+    }
+
+    fn is_over_budget(&self) -> bool {
+        self.steps.get() > self.budget
+    }
+
     fn extend(&self, chain: &Chain, n: usize, high: Micros) -> Vec<Chain> {
+        self.steps.set(self.steps.get() + 1);
         let entry = &self.entries[n];
         let low = chain.low.max(entry.call);
         let high = high.min(entry.until);
@@ -267,6 +276,7 @@ impl<'a> Search<'a> {
 
     /// A certain operation at the end of an order.
     fn place(&self, state: &State, low: Micros, n: usize, high: Micros) -> Vec<State> {
+        self.steps.set(self.steps.get() + 1);
         let entry = &self.entries[n];
         let low = low.max(entry.call);
         let mut states = state.step(

@@ -1,7 +1,9 @@
 //! Wrong histories, each beside the right one: only the wrong one may be refused.
 
+use brama_proto::v1::{self, Cause, EventType};
+
 use super::check;
-use crate::check::samples::{Story, shown};
+use crate::check::samples::{Story, outcome, shown};
 use crate::findings::Verdict;
 use crate::history::{Action, Answer, Counted, Item, Level, NOT_FOUND, Outcome, Shown, Totals};
 use crate::rules::Options;
@@ -87,6 +89,18 @@ impl Tale {
             None => Outcome::Unknown("lost".into()),
         };
         self.op(action, outcome);
+    }
+
+    /// The last report had no answer, but there is an event of it.
+    fn it_happened(&mut self) {
+        let batch = self
+            .story
+            .last_op()
+            .action
+            .batch()
+            .map(|(batch, _)| batch.to_owned());
+        self.story
+            .event(outcome(EventType::Failure, 1, &batch.unwrap_or_default()));
     }
 
     fn open(&mut self, circuit: Shown) {
@@ -227,6 +241,7 @@ fn a_batch_of_which_nobody_knows_counts_once_or_never_but_not_twice() {
     let tale = |failures| {
         let mut tale = Tale::new();
         tale.report("F", None);
+        tale.it_happened();
         let now = tale.now;
         tale.read(at(now, failed(1, failures)));
         tale
@@ -248,6 +263,7 @@ fn a_batch_in_doubt_that_comes_and_goes_is_refused() {
     let tale = |last| {
         let mut tale = Tale::new();
         tale.report("F", None);
+        tale.it_happened();
         tale.read(at(100, failed(1, 1)));
         tale.read(if last == 1 {
             at(100, failed(1, 1))
@@ -375,6 +391,12 @@ fn a_circuit_that_was_not_found_must_be_gone() {
                 reason: "gone-1".into(),
             };
             tale.op(action, Outcome::Unknown("lost".into()));
+            tale.story.event(v1::Event {
+                r#type: EventType::ConnectionUnregistered.into(),
+                cause: Cause::Manual.into(),
+                reason: Some("gone-1".into()),
+                ..Default::default()
+            });
         }
         let action = Action::Close {
             circuit: 0,

@@ -71,9 +71,6 @@ impl State {
         low: Micros,
     ) -> Option<Self> {
         let late = is_other_generation || !self.give_back(item.permit);
-        if !item.successes.is_empty() {
-            self.event();
-        }
         let generation = self.life.as_ref().map_or(0, |life| life.generation);
         for success in &item.successes {
             if let Some(life) = &mut self.life {
@@ -114,7 +111,6 @@ impl State {
                     life.generation += 1;
                     life.failures = 0;
                     life.openings = 0;
-                    self.event();
                 }
             }
             (Phase::HalfOpen { .. }, false) => self.open(None, low),
