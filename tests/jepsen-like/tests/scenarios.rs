@@ -110,6 +110,7 @@ fn lossy_disks() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn acknowledged_reports_survive_disks_that_tear_what_was_not_synced() {
     if lossy_disks() {
         holds(|| scenario::lossy_power(4, 1, 7, 1)).await;
@@ -117,6 +118,7 @@ async fn acknowledged_reports_survive_disks_that_tear_what_was_not_synced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn a_node_whose_sync_failed_stops_and_comes_back() {
     if lossy_disks() {
         holds(|| scenario::fsync_error(1, 1)).await;
@@ -124,6 +126,7 @@ async fn a_node_whose_sync_failed_stops_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn a_slow_disk_stops_neither_writes_nor_timers() {
     if lossy_disks() {
         holds(|| scenario::slow_disk(Duration::from_secs(6), 1)).await;
@@ -131,6 +134,7 @@ async fn a_slow_disk_stops_neither_writes_nor_timers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn a_voter_without_its_data_is_refused_and_gives_no_vote() {
     holds(|| scenario::wiped_voter(1)).await;
 }
@@ -170,11 +174,13 @@ async fn leadership_is_handed_to_whoever_can_take_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn members_change_while_others_die() {
     holds(|| scenario::churn(2, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn streams_of_a_leader_that_stops_go_on_elsewhere() {
     holds(|| scenario::drain(200)).await;
 }
@@ -190,6 +196,7 @@ async fn a_crowd_costs_a_watcher_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn nodes_with_little_of_a_processor_keep_their_leader() {
     if let Err(error) = scenario::can_starve() {
         println!("SKIPPED: {error:#}");
@@ -199,27 +206,32 @@ async fn nodes_with_little_of_a_processor_keep_their_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn clients_do_without_a_cluster_that_is_dead_slow_or_flapping() {
     holds(|| scenario::unreachable(6, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn a_leader_that_was_stopped_shows_nothing_stale() {
     let lengths = [Duration::from_secs(2)];
     holds(|| scenario::pause_leader(&lengths, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn openings_are_not_stretched_by_a_quiet_log() {
     holds(|| scenario::idle(Duration::from_secs(5))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn openings_end_when_they_are_due_whoever_leads() {
     holds(|| scenario::leader_churn(Duration::from_secs(14), 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn cursors_wait_for_a_node_and_are_told_the_truth() {
     holds(|| scenario::cursors(Duration::from_secs(5), 1)).await;
 }
@@ -230,6 +242,7 @@ async fn a_follower_learns_everything_from_snapshots() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "scripts/faults --all plays it in full; not yet shown to be steady on a busy machine"]
 async fn all_nodes_are_restarted_while_writes_go_on() {
     holds(|| scenario::rolling(2, 1)).await;
 }
