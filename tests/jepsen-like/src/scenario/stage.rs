@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::pulse::CLIENT as PULSE;
 use crate::check::{self, Evidence};
 use crate::circuits::Circuits;
 use crate::cluster::{Cluster, ClusterOptions};
@@ -141,10 +140,7 @@ impl Stage {
             0,
         );
         last.look_at_all().await?;
-        // A pulse has hundreds of writes of one circuit on their way when there is no leader.
-        let pulsed = self.history.ops().iter().any(|op| op.client == PULSE);
-        let check = if pulsed { check::all_but_order } else { check::all };
-        self.finish_with(findings, check).await
+        self.finish_with(findings, check::all).await
     }
 
     async fn finish_with(
