@@ -68,20 +68,13 @@ pub fn all(evidence: &Evidence) -> Findings {
         ));
         return findings;
     }
-    findings.merge(all_but_order(evidence));
-    findings.merge(linear::check(evidence));
-    findings
-}
-
-/// All of them but the search for an order: for histories with so many operations at once that it would not end. No event may be missing.
-pub fn all_but_order(evidence: &Evidence) -> Findings {
-    let mut findings = Findings::default();
     findings.merge(effects::check(evidence));
     findings.merge(lives::check(evidence));
     findings.merge(permits::check(evidence));
     findings.merge(timing::check(evidence));
     findings.merge(reads::check(evidence));
     findings.merge(totals::check(evidence));
+    findings.merge(linear::check(evidence));
     findings
 }
 

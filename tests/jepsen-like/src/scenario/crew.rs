@@ -1,13 +1,11 @@
 //! Clients that work while a scenario breaks something.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::stage::Stage;
-use crate::circuits::Circuits;
 use crate::workload::{Client, Mix};
 
 /// Working clients; they end when this is dropped.
@@ -30,20 +28,18 @@ impl Crew {
         mix: Mix,
         seed: u64,
     ) -> anyhow::Result<Self> {
-        let specs = stage.circuits.iter().take(circuits);
-        let circuits = Arc::new(Circuits::new(specs.map(|(_, spec)| spec.clone()).collect()));
         let working = CancellationToken::new();
         let mut clients = JoinSet::new();
         for id in numbers {
             let client = Client::new(
                 id,
                 stage.cluster.connect()?,
-                circuits.clone(),
+                stage.circuits.clone(),
                 stage.history.clone(),
                 mix,
                 seed,
             );
-            clients.spawn(client.run(working.clone()));
+            clients.spawn(client.on_first(circuits).run(working.clone()));
         }
         Ok(Self { working, clients })
     }

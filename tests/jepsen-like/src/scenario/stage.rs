@@ -21,11 +21,14 @@ use crate::ledger::Ledger;
 use crate::rpc::{Nodes, answer, timed};
 use crate::subscriber::{Subscriber, reread};
 use crate::time::Clock;
+use crate::workload::{Client, Mix};
 
 /// A scenario's cluster is at rest after this, or something is wrong.
 const REST: Duration = Duration::from_secs(20);
 const CALL: Duration = Duration::from_secs(5);
 const REGISTER_AT_ONCE: usize = 32;
+/// Who looks at everything in the end.
+const LAST: u32 = 999;
 
 /// A running cluster and what is seen of it.
 pub(super) struct Stage {
@@ -128,6 +131,15 @@ impl Stage {
             stage.is_none_open().await
         })
         .await?;
+        let mut last = Client::new(
+            LAST,
+            self.cluster.connect()?,
+            self.circuits.clone(),
+            self.history.clone(),
+            Mix::Reads,
+            0,
+        );
+        last.look_at_all().await?;
         self.finish_with(findings, check::all).await
     }
 

@@ -113,7 +113,7 @@ impl Client {
     pub(super) async fn configure(&mut self, circuit: CircuitIndex) {
         // A quiet one keeps its policy, so that probes run out as they did.
         let circuit = if is_quiet(circuit) { circuit + 1 } else { circuit };
-        let circuit = circuit.min(self.circuits.len() - 1);
+        let circuit = circuit.min(self.works_on - 1);
         let (set, clear) = if self.rng.random_bool(0.3) {
             let option = OptionName::ALL[self.rng.random_range(0..OptionName::ALL.len())];
             (Options::default(), vec![option])

@@ -60,6 +60,8 @@ pub struct Client {
     id: u32,
     nodes: Nodes,
     circuits: Arc<Circuits>,
+    /// It works on so many of them, the first ones.
+    works_on: usize,
     history: Arc<History>,
     mix: Mix,
     rng: StdRng,
@@ -98,6 +100,7 @@ impl Client {
         let mut client = Self {
             id,
             nodes,
+            works_on: circuits.len(),
             circuits,
             history,
             mix,
@@ -114,10 +117,17 @@ impl Client {
         client
     }
 
+    /// Makes it leave alone all but the first so many circuits.
+    #[must_use]
+    pub fn on_first(mut self, circuits: usize) -> Self {
+        self.works_on = circuits;
+        self
+    }
+
     /// Works until `stop`; ends the operation that it is at.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let circuit = self.rng.random_range(0..self.circuits.len());
+            let circuit = self.rng.random_range(0..self.works_on);
             match self.mix.choose(&mut self.rng) {
                 Kind::Report => self.report_something().await,
                 Kind::Single => self.report_single().await,

@@ -93,10 +93,10 @@ impl Client {
 
     /// Seldom a quiet one.
     fn reported_circuit(&mut self) -> CircuitIndex {
-        let circuit = self.rng.random_range(0..self.circuits.len());
+        let circuit = self.rng.random_range(0..self.works_on);
         let spares = !matches!(self.mix, Mix::Reports | Mix::LongReports(_));
         if spares && is_quiet(circuit) && self.rng.random_bool(0.9) {
-            (circuit + 1) % self.circuits.len()
+            (circuit + 1) % self.works_on
         } else {
             circuit
         }
