@@ -1,5 +1,5 @@
-//! Asks every node for its status all the time: equal log positions must have equal states, a term has one leader, and a process
-//! must not end by itself.
+//! Asks every node for its status all the time: equal log positions must have equal states, a term has one leader, no vote on disk goes back, and a
+//! process must not end by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::Cluster;
 use crate::findings::Findings;
 use crate::rpc::Nodes;
+use crate::votes::Votes;
 
 const EVERY: Duration = Duration::from_millis(50);
 
@@ -29,6 +30,7 @@ struct Inner {
     leaders: BTreeMap<u64, u64>,
     /// Nodes that ended by themselves.
     ended: BTreeSet<u64>,
+    votes: Votes,
     /// The highest position up to which any node has dropped its log, and of any snapshot.
     purged: u64,
     snapshot: u64,
@@ -42,6 +44,8 @@ pub struct Observed {
     pub findings: Findings,
     /// Terms in which somebody led.
     pub leaders: usize,
+    /// The newest term in which a node has voted.
+    pub newest_term: u64,
     /// Positions at which at least two nodes said equal hashes.
     pub compared: usize,
     /// The highest position up to which a node had dropped its log.
@@ -70,6 +74,7 @@ impl Monitor {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let id = status.header.as_ref().map_or(0, |header| header.node_id);
+        inner.votes.hear(status);
         inner.purged = inner.purged.max(status.purged_index);
         inner.snapshot = inner.snapshot.max(status.snapshot_index);
         if status.role() == v1::Role::Leader {
@@ -118,9 +123,13 @@ impl Monitor {
     /// The sum of it.
     pub fn observed(&self) -> Observed {
         let mut inner = self.inner.lock();
+        let (votes, newest_term) = inner.votes.take();
+        let mut findings = std::mem::take(&mut inner.findings);
+        findings.merge(votes);
         Observed {
-            findings: std::mem::take(&mut inner.findings),
+            findings,
             leaders: inner.leaders.len(),
+            newest_term,
             compared: inner.hashes.values().filter(|(_, by)| by.len() > 1).count(),
             purged: inner.purged,
             snapshot: inner.snapshot,

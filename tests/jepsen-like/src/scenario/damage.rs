@@ -15,17 +15,16 @@ use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+use super::crew::Crew;
 use super::stage::Stage;
 use crate::circuits::Circuits;
 use crate::cluster::{Cluster, ClusterOptions, free_address, status};
 use crate::findings::Findings;
 use crate::node::Node;
 use crate::rpc::{Nodes, answer, timed};
-use crate::workload::{Client, Mix};
+use crate::workload::Mix;
 
 const CIRCUITS: usize = 10;
 const CLIENTS: u32 = 4;
@@ -173,27 +172,11 @@ async fn start(rng: &mut StdRng) -> anyhow::Result<Stage> {
 }
 
 async fn work(stage: &Stage, seed: u64, lasts: Duration) -> anyhow::Result<()> {
-    let working = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    for id in 1..=CLIENTS {
-        // Other sessions than those of the last time.
-        let id = id + u32::try_from(stage.history.ops().len())?;
-        let client = Client::new(
-            id,
-            stage.cluster.connect()?,
-            stage.circuits.clone(),
-            stage.history.clone(),
-            Mix::Reports,
-            seed,
-        );
-        clients.spawn(client.run(working.clone()));
-    }
+    // Other sessions than those of the last time.
+    let first = 1 + u32::try_from(stage.history.ops().len())?;
+    let crew = Crew::start(stage, first..first + CLIENTS, Mix::Reports, seed)?;
     tokio::time::sleep(lasts).await;
-    working.cancel();
-    while let Some(client) = clients.join_next().await {
-        client?;
-    }
-    Ok(())
+    crew.stop().await
 }
 
 /// A stopped node, and what to put in the place of its files.

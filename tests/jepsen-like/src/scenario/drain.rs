@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use super::crew::Crew;
 use super::pulse::Pulse;
 use super::stage::Stage;
 use crate::circuits::{Circuits, Opening, Spec, name, policy_of};
@@ -24,7 +25,7 @@ use crate::findings::Findings;
 use crate::progress;
 use crate::rpc::{endpoint, reason};
 use crate::time::{Clock, Micros, micros, percentile, show_ms};
-use crate::workload::{Client, Mix};
+use crate::workload::Mix;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const CIRCUITS: usize = 50;
@@ -64,19 +65,7 @@ pub async fn drain(streams: usize) -> anyhow::Result<Findings> {
     let mut crowd = Crowd::subscribe(&stage, &addresses, leader, streams).await?;
     let survivors: Vec<usize> = (0..stage.nodes.len()).filter(|node| *node != leader).collect();
     let pulse = Pulse::start(&stage, survivors);
-    let writing = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    for id in 1..=CLIENTS {
-        let client = Client::new(
-            id,
-            stage.cluster.connect()?,
-            stage.circuits.clone(),
-            stage.history.clone(),
-            Mix::Reports,
-            u64::from(id),
-        );
-        clients.spawn(client.run(writing.clone()));
-    }
+    let crew = Crew::start(&stage, 1..CLIENTS + 1, Mix::Reports, 1)?;
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     progress::step("the leader is told to stop");
@@ -107,10 +96,7 @@ pub async fn drain(streams: usize) -> anyhow::Result<Findings> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let gap = pulse.longest_gap(told, stage.clock.now());
     pulse.stop().await?;
-    writing.cancel();
-    while let Some(client) = clients.join_next().await {
-        client?;
-    }
+    crew.stop().await?;
     findings.figure(
         "longest without a write",
         format!("{} ({} allowed)", show_ms(gap), show_ms(WRITES_STOP)),

@@ -14,17 +14,16 @@ use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::acts;
+use super::crew::Crew;
 use super::pulse::Pulse;
 use super::stage::Stage;
-use super::watch::Watch;
+use super::vigil::Vigil;
 use crate::circuits::Circuits;
 use crate::cluster::{ClusterOptions, status};
 use crate::findings::{Findings, Verdict};
-use crate::workload::{Client, Mix};
+use crate::workload::Mix;
 
 const CLIENTS: u32 = 6;
 const CIRCUITS: usize = 20;
@@ -155,20 +154,8 @@ pub async fn failpoints(only: Option<&str>, times: u32, seed: u64) -> anyhow::Re
         refused: 0,
     };
     run.are_told().await?;
-    let working = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    for id in 1..=CLIENTS {
-        let client = Client::new(
-            id,
-            run.stage.cluster.connect()?,
-            run.stage.circuits.clone(),
-            run.stage.history.clone(),
-            Mix::Everything,
-            seed,
-        );
-        clients.spawn(client.run(working.clone()));
-    }
-    let watch = Watch::start(&run.stage);
+    let crew = Crew::start(&run.stage, 1..CLIENTS + 1, Mix::Everything, seed)?;
+    let vigil = Vigil::start(&run.stage);
     let pulse = Pulse::start(&run.stage, vec![0, 1, 2]);
 
     for case in cases(only, times) {
@@ -184,11 +171,8 @@ pub async fn failpoints(only: Option<&str>, times: u32, seed: u64) -> anyhow::Re
     }
 
     pulse.stop().await?;
-    working.cancel();
-    while let Some(client) = clients.join_next().await {
-        client?;
-    }
-    watch.stop(&mut findings).await?;
+    crew.stop().await?;
+    vigil.end(&mut findings).await?;
     findings.figure(
         "nodes that died where they were told",
         format!("{}; {} whose disk refused a flush stopped", run.died, run.refused),

@@ -9,18 +9,18 @@ use std::time::Duration;
 use anyhow::bail;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use super::power::{Watch, check_totals, come_back, lossy_is_impossible};
+use super::crew::Crew;
+use super::power::{check_totals, come_back, lossy_is_impossible};
 use super::pulse::Pulse;
 use super::stage::Stage;
+use super::vigil::Vigil;
 use crate::circuits::Circuits;
 use crate::cluster::ClusterOptions;
 use crate::findings::{Findings, Verdict};
 use crate::lossy::Failing;
 use crate::time::{Micros, show_ms};
-use crate::workload::{Client, Mix};
+use crate::workload::Mix;
 
 const CLIENTS: u32 = 6;
 const CIRCUITS: usize = 20;
@@ -66,21 +66,9 @@ pub async fn fsync_error(times: u32, seed: u64) -> anyhow::Result<Findings> {
         ..Default::default()
     };
     let mut stage = Stage::start(options, Circuits::random(CIRCUITS, &mut rng)).await?;
-    let watch = Watch::start(stage.nodes.clone());
+    let vigil = Vigil::start(&stage);
     let pulse = Pulse::start(&stage, (0..stage.nodes.len()).collect());
-    let working = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    for id in 1..=CLIENTS {
-        let client = Client::new(
-            id,
-            stage.cluster.connect()?,
-            stage.circuits.clone(),
-            stage.history.clone(),
-            Mix::LongReports(PER_MILLE_LONG),
-            seed,
-        );
-        clients.spawn(client.run(working.clone()));
-    }
+    let crew = Crew::start(&stage, 1..CLIENTS + 1, Mix::LongReports(PER_MILLE_LONG), seed)?;
 
     'all: for round in 1..=times {
         for victims in [Victims::Follower, Victims::Leader, Victims::Both] {
@@ -100,11 +88,8 @@ pub async fn fsync_error(times: u32, seed: u64) -> anyhow::Result<Findings> {
         }
     }
     pulse.stop().await?;
-    working.cancel();
-    while let Some(client) = clients.join_next().await {
-        client?;
-    }
-    watch.stop(&mut findings).await?;
+    crew.stop().await?;
+    vigil.end(&mut findings).await?;
     if findings.verdict() == Verdict::Broken {
         return Ok(findings);
     }

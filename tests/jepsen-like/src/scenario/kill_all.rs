@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::crew::Crew;
 use super::stage::Stage;
-use super::watch::Watch;
+use super::vigil::Vigil;
 use crate::circuits::Circuits;
 use crate::cluster::ClusterOptions;
 use crate::findings::Findings;
@@ -27,7 +27,7 @@ pub async fn kill_all(times: u32, seed: u64) -> anyhow::Result<Findings> {
     let circuits = Circuits::random(CIRCUITS, &mut rng);
     let stage = Stage::start(ClusterOptions::default(), circuits).await?;
     let crew = Crew::start(&stage, CLIENTS, Mix::Reports, seed)?;
-    let watch = Watch::start(&stage);
+    let vigil = Vigil::start(&stage);
     let mut in_flight = 0;
     for _ in 0..times {
         let calm = Duration::from_millis(rng.random_range(500..1500));
@@ -51,7 +51,7 @@ pub async fn kill_all(times: u32, seed: u64) -> anyhow::Result<Findings> {
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     crew.stop().await?;
-    watch.stop(&mut findings).await?;
+    vigil.end(&mut findings).await?;
     findings.figure("all nodes killed", format!("{times} times"));
     findings.figure("reports on their way", format!("{in_flight} when the nodes died"));
     if in_flight == 0 {

@@ -3,17 +3,15 @@
 
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-
 use super::acts::{self, Batch};
+use super::crew::Crew;
 use super::stage::Stage;
 use crate::circuits::Circuits;
 use crate::cluster::{ClusterOptions, status};
 use crate::findings::{Findings, Verdict};
 use crate::monitor::Monitor;
 use crate::subscriber::reread;
-use crate::workload::{Client, Mix};
+use crate::workload::Mix;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -44,19 +42,7 @@ pub async fn lagging(times: u32, seed: u64) -> anyhow::Result<Findings> {
         ..Default::default()
     };
     let stage = Stage::start(options, Circuits::random(CIRCUITS, &mut rng)).await?;
-    let working = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    for id in 1..=CLIENTS {
-        let client = Client::new(
-            id,
-            stage.cluster.connect()?,
-            stage.circuits.clone(),
-            stage.history.clone(),
-            Mix::Reports,
-            seed,
-        );
-        clients.spawn(client.run(working.clone()));
-    }
+    let crew = Crew::start(&stage, 1..CLIENTS + 1, Mix::Reports, seed)?;
     let monitor = Monitor::default();
     for time in 0..times {
         if let Err(error) = once(&stage, u64::from(time) + 1, &monitor, &mut findings).await {
@@ -77,10 +63,7 @@ pub async fn lagging(times: u32, seed: u64) -> anyhow::Result<Findings> {
             return Ok(findings);
         }
     }
-    working.cancel();
-    while let Some(client) = clients.join_next().await {
-        client?;
-    }
+    crew.stop().await?;
     let observed = monitor.observed();
     findings.merge(observed.findings);
     findings.figure("followers that were sent a snapshot", times.to_string());

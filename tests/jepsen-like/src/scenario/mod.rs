@@ -85,7 +85,6 @@ mod transfer;
 mod unreachable;
 mod vigil;
 mod visibility;
-mod watch;
 mod wiped_voter;
 
 pub use busy::busy;

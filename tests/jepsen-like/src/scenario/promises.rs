@@ -7,16 +7,15 @@ use std::time::Duration;
 use anyhow::Context;
 use brama_proto::v1;
 use brama_proto::v1::subscribe_request::From as Start;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::acts::{self, Batch};
+use super::crew::Crew;
 use super::stage::Stage;
 use crate::circuits::{CircuitIndex, Circuits, Opening, Spec, name, policy_of};
 use crate::cluster::ClusterOptions;
 use crate::findings::{Findings, Verdict};
 use crate::ledger::Seen;
-use crate::workload::{Client, Mix};
+use crate::workload::Mix;
 
 const CALL: Duration = Duration::from_secs(10);
 const CLIENTS: u32 = 4;
@@ -222,28 +221,13 @@ struct Watched {
 }
 
 async fn watch_among_writes(stage: &Stage) -> anyhow::Result<Vec<Watched>> {
-    let working = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    for id in 1..=CLIENTS {
-        let client = Client::new(
-            id,
-            stage.cluster.connect()?,
-            stage.circuits.clone(),
-            stage.history.clone(),
-            Mix::Reports,
-            u64::from(id),
-        );
-        clients.spawn(client.run(working.clone()));
-    }
+    let crew = Crew::start(stage, 1..CLIENTS + 1, Mix::Reports, 1)?;
     let mut watched = Vec::new();
     for number in 0..WATCHES {
         tokio::time::sleep(Duration::from_millis(150)).await;
         watched.push(watch(stage, number % stage.nodes.len()).await?);
     }
-    working.cancel();
-    while let Some(client) = clients.join_next().await {
-        client?;
-    }
+    crew.stop().await?;
     Ok(watched)
 }
 

@@ -8,10 +8,9 @@ use std::time::Duration;
 use anyhow::Context;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+use super::crew::Crew;
 use super::kill_leader::one_circuit;
 use super::pulse::Pulse;
 use super::stage::Stage;
@@ -19,7 +18,7 @@ use crate::circuits::Circuits;
 use crate::cluster::{ClusterOptions, status};
 use crate::findings::{Findings, Verdict};
 use crate::time::{Micros, show_ms};
-use crate::workload::{Client, Mix};
+use crate::workload::Mix;
 
 const CLIENTS: u32 = 6;
 const CIRCUITS: usize = 20;
@@ -84,19 +83,7 @@ async fn under_load(victim: Victim, seed: u64) -> anyhow::Result<Findings> {
         .filter(|position| *position != wiped)
         .collect();
     let pulse = Pulse::start(&stage, others.clone());
-    let working = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    for id in 1..=CLIENTS {
-        let client = Client::new(
-            id,
-            stage.cluster.connect()?,
-            stage.circuits.clone(),
-            stage.history.clone(),
-            Mix::Reports,
-            seed,
-        );
-        clients.spawn(client.run(working.clone()));
-    }
+    let crew = Crew::start(&stage, 1..CLIENTS + 1, Mix::Reports, seed)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     let from = stage.clock.now();
@@ -106,10 +93,7 @@ async fn under_load(victim: Victim, seed: u64) -> anyhow::Result<Findings> {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let gap = pulse.longest_gap(from, stage.clock.now());
     pulse.stop().await?;
-    working.cancel();
-    while let Some(client) = clients.join_next().await {
-        client?;
-    }
+    crew.stop().await?;
     findings.figure(
         format!("{victim:?} without its data"),
         format!(

@@ -8,12 +8,10 @@
 //! | `cuts` | one cut: when, whose, and what must be there afterwards |
 //! | `first_start` | first starts that are cut short, at each of their syncs |
 //! | `sum` | what all rounds add up to |
-//! | `watch` | votes and states, all the time |
 
 mod cuts;
 mod first_start;
 mod sum;
-mod watch;
 
 use std::time::Duration;
 
@@ -22,15 +20,14 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use self::cuts::Who;
 pub(super) use self::cuts::come_back;
 use self::sum::Sum;
-pub(super) use self::watch::Watch;
+use super::crew::Crew;
 use super::pulse::Pulse;
 use super::stage::Stage;
+use super::vigil::Vigil;
 use crate::circuits::Circuits;
 use crate::cluster::{ClusterOptions, Setting};
 use crate::disk::Disk;
@@ -38,7 +35,7 @@ use crate::findings::{Findings, Verdict};
 use crate::history::{Action, Item, Outcome};
 use crate::lossy::LossyMount;
 use crate::rpc::{answer, timed};
-use crate::workload::{Client, Mix};
+use crate::workload::Mix;
 
 const CLIENTS: u32 = 6;
 const CIRCUITS: usize = 20;
@@ -176,20 +173,8 @@ async fn play(how: How, round: u32, cuts: &[Who], seed: u64, sum: &mut Sum) -> a
         ..Default::default()
     };
     let mut stage = Stage::start(options, Circuits::random(CIRCUITS, &mut rng)).await?;
-    let watch = Watch::start(stage.nodes.clone());
-    let working = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    for id in 1..=CLIENTS {
-        let client = Client::new(
-            id,
-            stage.cluster.connect()?,
-            stage.circuits.clone(),
-            stage.history.clone(),
-            mix,
-            seed,
-        );
-        clients.spawn(client.run(working.clone()));
-    }
+    let vigil = Vigil::start(&stage);
+    let crew = Crew::start(&stage, 1..CLIENTS + 1, mix, seed)?;
     let pulse = Pulse::start(&stage, vec![0, 1, 2]);
 
     for (number, who) in (1..).zip(cuts) {
@@ -215,12 +200,10 @@ async fn play(how: How, round: u32, cuts: &[Who], seed: u64, sum: &mut Sum) -> a
 
     tokio::time::sleep(Duration::from_millis(300)).await;
     pulse.stop().await?;
-    working.cancel();
-    while let Some(client) = clients.join_next().await {
-        client?;
-    }
-    let (observed, term) = watch.stop(&mut findings).await?;
-    sum.terms = sum.terms.max(term);
+    crew.stop().await?;
+    let mut observed = vigil.stop().await?;
+    findings.merge(std::mem::take(&mut observed.findings));
+    sum.terms = sum.terms.max(observed.newest_term);
     sum.compared += observed.compared;
     sum.purged = sum.purged.max(observed.purged);
     sum.snapshot = sum.snapshot.max(observed.snapshot);
