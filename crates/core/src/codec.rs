@@ -27,6 +27,14 @@ pub enum CodecError {
         /// What was wrong.
         source: postcard::Error,
     },
+    /// More follows than belongs there.
+    #[error("{bytes} bytes too many after a {what}")]
+    TooLong {
+        /// What there should be alone.
+        what: &'static str,
+        /// How many follow.
+        bytes: usize,
+    },
     /// There is nothing.
     #[error("empty {what}")]
     Empty {
@@ -64,9 +72,14 @@ fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
 fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, CodecError> {
     match bytes.split_first() {
         None => Err(CodecError::Empty { what }),
-        Some((&VERSION, rest)) => {
-            postcard::from_bytes(rest).map_err(|source| CodecError::Damaged { what, source })
-        }
+        Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((value, [])) => Ok(value),
+            Ok((_, more)) => Err(CodecError::TooLong {
+                what,
+                bytes: more.len(),
+            }),
+            Err(source) => Err(CodecError::Damaged { what, source }),
+        },
         Some((&found, _)) => Err(CodecError::Version { found }),
     }
 }
@@ -79,7 +92,8 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// Adds a command, as [`encode_command`] wrote it.
+    /// Adds a command, as [`encode_command`] wrote it. Of one that came from elsewhere the caller makes sure, with [`decode_command`]:
+    /// what is no command makes the whole batch unreadable.
     ///
     /// # Errors
     /// [`CodecError`] when it has another version than this program writes, or is empty; the batch is as before.
@@ -140,6 +154,21 @@ pub fn peek_time(bytes: &[u8]) -> Result<ClusterTime, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_one_command_and_nothing_else_is_refused() {
+        let command = encode_command(&Command::Reset {
+            name: crate::CircuitName::new(None, "a").unwrap(),
+            reason: Some("x".into()),
+        });
+        decode_command(&command).unwrap();
+        for shorter in 0..command.len() {
+            decode_command(&command[..shorter]).unwrap_err();
+        }
+        let longer = [command.as_slice(), &[0, 0]].concat();
+        let error = decode_command(&longer).unwrap_err();
+        assert_eq!(error.to_string(), "2 bytes too many after a command");
+    }
 
     #[test]
     fn a_built_batch_is_the_encoded_batch() {

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use brama_core::codec::BatchBuilder;
+use brama_core::codec::{self, BatchBuilder};
 use brama_core::reply::Answer;
 
 use crate::clock::ClusterClock;
@@ -45,6 +45,8 @@ pub(crate) type Outcome = Result<(Answer, Applied), ProposeError>;
 /// together, in their order.
 pub(crate) struct Job {
     commands: Vec<Bytes>,
+    /// Another node made them: a newer one may have commands that this one cannot read, and no log may hold.
+    foreign: bool,
     reply: oneshot::Sender<Vec<Outcome>>,
 }
 
@@ -101,7 +103,7 @@ impl Batcher {
         self.jobs.max_capacity() - self.jobs.capacity()
     }
 
-    /// Queues commands; what became of them comes through the receiver.
+    /// Queues commands that this node has encoded; what became of them comes through the receiver.
     ///
     /// # Errors
     /// [`ProposeError::Overloaded`] when too many are waiting.
@@ -109,13 +111,35 @@ impl Batcher {
         &self,
         commands: Vec<Bytes>,
     ) -> Result<oneshot::Receiver<Vec<Outcome>>, ProposeError> {
+        self.queue(commands, false)
+    }
+
+    /// [`Batcher::submit`] for commands that another node has encoded: what cannot be read is refused, alone.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn submit_foreign(
+        &self,
+        commands: Vec<Bytes>,
+    ) -> Result<oneshot::Receiver<Vec<Outcome>>, ProposeError> {
+        self.queue(commands, true)
+    }
+
+    fn queue(
+        &self,
+        commands: Vec<Bytes>,
+        foreign: bool,
+    ) -> Result<oneshot::Receiver<Vec<Outcome>>, ProposeError> {
         let (reply, outcomes) = oneshot::channel();
-        self.jobs
-            .try_send(Job { commands, reply })
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => ProposeError::Stopping,
-            })?;
+        let job = Job {
+            commands,
+            foreign,
+            reply,
+        };
+        self.jobs.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopping,
+        })?;
         Ok(outcomes)
     }
 
@@ -128,11 +152,12 @@ impl Batcher {
         command: Bytes,
     ) -> Result<oneshot::Receiver<Vec<Outcome>>, ProposeError> {
         let (reply, outcome) = oneshot::channel();
-        let commands = vec![command];
-        self.urgent
-            .send(Job { commands, reply })
-            .await
-            .map_err(|_| ProposeError::Stopping)?;
+        let job = Job {
+            commands: vec![command],
+            foreign: false,
+            reply,
+        };
+        self.urgent.send(job).await.map_err(|_| ProposeError::Stopping)?;
         Ok(outcome)
     }
 }
@@ -229,7 +254,11 @@ impl BatcherTask {
         while let Some(job) = next {
             // Nobody waits any more: the caller's deadline is over, and it was told that nothing is known.
             if !job.reply.is_closed() {
-                let refused = job.commands.iter().map(|command| push(&mut builder, command));
+                let foreign = job.foreign;
+                let refused = job
+                    .commands
+                    .iter()
+                    .map(|command| push(&mut builder, command, foreign));
                 waiting.push(Waiting {
                     refused: refused.collect(),
                     reply: job.reply,
@@ -295,7 +324,38 @@ impl BatcherTask {
 }
 
 /// Adds a command to an entry; gives why, if it cannot be.
-fn push(builder: &mut BatchBuilder, command: &[u8]) -> Option<ProposeError> {
-    let error = builder.push(command).err()?;
+fn push(builder: &mut BatchBuilder, command: &[u8], foreign: bool) -> Option<ProposeError> {
+    let readable = if foreign {
+        codec::decode_command(command).map(drop)
+    } else {
+        Ok(())
+    };
+    let error = readable.and_then(|()| builder.push(command)).err()?;
     Some(brama_core::reply::Refusal::invalid("command", error.to_string()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use brama_core::{CircuitName, Command};
+
+    use super::*;
+
+    #[test]
+    fn what_another_node_sends_that_is_no_command_gets_into_no_entry() {
+        let command = codec::encode_command(&Command::Reset {
+            name: CircuitName::new(None, "payments").unwrap(),
+            reason: None,
+        });
+        let mut of_a_later_variant = command.clone();
+        of_a_later_variant[1] = 200;
+        let longer = [command.as_slice(), &[1]].concat();
+        let mut builder = BatchBuilder::default();
+        for wrong in [&of_a_later_variant, &longer, &vec![1], &vec![]] {
+            let refused = push(&mut builder, wrong, true).expect("a refusal");
+            assert!(matches!(refused, ProposeError::Refused(_)), "{refused}");
+        }
+        assert_eq!(push(&mut builder, &command, true).map(|e| e.to_string()), None);
+        let entry = builder.finish(brama_core::ClusterTime::ZERO);
+        assert_eq!(codec::decode_batch(&entry).unwrap().commands.len(), 1);
+    }
 }

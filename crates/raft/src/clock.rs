@@ -9,7 +9,10 @@
 //! calendar in the long run, and a wall clock that is wrong by an hour moves a ten-second timer by 2 ms.
 //!
 //! Entries that a node reads from its own disk say nothing about *now*. So a node that has heard no leader since it started has no base
-//! (it is not *live*), and a new leader without one asks the others: see [`crate::office`].
+//! (it is not *live*), and a new leader without one asks the others: see [`crate::office`]. If nobody has one, the whole cluster was down, and wall
+//! clocks have to say for how long. But only their *differences* count: each node remembers, on disk, how far cluster time was from its own wall clock
+//! ([`crate::drift`]). So cluster time goes on as it was before, were all clocks a day wrong: to set it to the calendar instead would be a jump, which
+//! ends openings early.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +40,8 @@ struct State {
     base: Option<Base>,
     /// Nothing this clock said was later; nothing it says will be earlier.
     latest: ClusterTime,
+    /// How far cluster time was ahead of this machine's wall clock when an earlier process last knew, in microseconds.
+    remembered: i64,
 }
 
 #[derive(Clone, Copy)]
@@ -59,6 +64,19 @@ impl ClusterClock {
         }
     }
 
+    /// From here on [`ClusterClock::wall`] reckons with what an earlier process knew: see [`ClusterClock::ahead_of_wall_us`].
+    pub(crate) fn remember(&self, ahead_us: i64) {
+        self.state.lock().remembered = ahead_us;
+    }
+
+    /// How far cluster time is ahead of this machine's wall clock, in microseconds; `None` while this node has not heard cluster time.
+    pub(crate) fn ahead_of_wall_us(&self) -> Option<i64> {
+        self.is_live().then(|| {
+            let now = self.now().as_micros().cast_signed();
+            now.saturating_sub(micros(self.source.wall()).cast_signed())
+        })
+    }
+
     /// Whether this node heard cluster time since it started.
     pub(crate) fn is_live(&self) -> bool {
         self.state.lock().base.is_some()
@@ -73,9 +91,11 @@ impl ClusterClock {
         state.latest
     }
 
-    /// This machine's wall clock, for the one case in which wall clocks count: see [`crate::office`].
+    /// What this machine's wall clock makes of cluster time: as far ahead of it as it was when an earlier process last knew. On a new node,
+    /// the wall clock. For the one case in which wall clocks count: see [`crate::office`].
     pub(crate) fn wall(&self) -> ClusterTime {
-        ClusterTime::from_micros(micros(self.source.wall()))
+        let ahead = self.state.lock().remembered;
+        ClusterTime::from_micros(micros(self.source.wall()).saturating_add_signed(ahead))
     }
 
     /// A leader sent an entry of this time just now.
@@ -224,6 +244,25 @@ mod tests {
         hands.pass(Duration::from_secs(60));
         assert!(!clock.is_live());
         assert_eq!(clock.now(), START, "time stands still until a leader speaks");
+    }
+
+    #[test]
+    fn a_new_process_goes_on_where_the_one_before_would_be_whatever_the_wall_clock_says() {
+        for wrong_by_s in [0_i64, 86_400, -86_400] {
+            let (hands, before) = clock();
+            let wrong = hands.wall.lock().as_secs().saturating_add_signed(wrong_by_s);
+            *hands.wall.lock() = Duration::from_secs(wrong);
+            assert_eq!(before.ahead_of_wall_us(), None, "it has not heard the time");
+            before.heard(START);
+            let ahead = before.ahead_of_wall_us().unwrap();
+            assert_eq!(ahead, -wrong_by_s * 1_000_000);
+
+            hands.pass(Duration::from_secs(60));
+            let after = ClusterClock::new(hands.clone());
+            assert_eq!(after.wall().as_micros(), micros(*hands.wall.lock()), "a new node");
+            after.remember(ahead);
+            assert_eq!(after.wall(), START.plus_ms(60_000), "{wrong_by_s} s");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! <dir>/identity.json   which node this is, of which cluster, and the directory's incarnation
 //! <dir>/log/            see `log_store`
 //! <dir>/snapshots/      plain files, see `state_store`
+//! <dir>/clock.json      how far cluster time is from this machine's wall clock, once it is known: see `clock`
 //! <dir>/out-of-service.txt   only if the node's state differed from the majority's: see `agreement`
 //! ```
 //! A node that voted or acknowledged something must remember it. So a directory that is there in part is never taken for a
@@ -14,6 +15,7 @@
 //! an empty log under another name, `snapshots/`, `identity.json`, and the log's name. The next start goes on from there.
 
 mod quarantine;
+mod wall_clock;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -112,6 +114,15 @@ pub enum DataDirError {
     /// The file that says whose it is does not hold what was written.
     #[error("{} is damaged ({what}): restore it from a copy, or {ADVICE}", .path.display())]
     Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// The file with the difference between cluster time and the wall clock does not hold what was written.
+    #[error("{} is damaged ({what}): if this machine's wall clock is right, remove that file, and the node goes by it; else restore the file \
+         from a copy", .path.display())]
+    DamagedClock {
         /// The file.
         path: PathBuf,
         /// What was found.
@@ -222,6 +233,22 @@ impl DataDir {
                 Ok(())
             }
         }
+    }
+
+    /// How far cluster time was ahead of the wall clock when it was last written down, in microseconds; `None` if it never was. Blocks.
+    ///
+    /// # Errors
+    /// When the file is damaged, or cannot be read.
+    pub(crate) fn ahead_of_wall_us(&self) -> Result<Option<i64>, DataDirError> {
+        wall_clock::read(&self.path, self.identity().incarnation)
+    }
+
+    /// Writes that down, durably. Blocks.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn note_ahead_of_wall_us(&self, ahead_us: i64) -> Result<(), DataDirError> {
+        wall_clock::write(&self.path, self.identity().incarnation, ahead_us)
     }
 
     /// Writes down, durably, that this directory must never be used again, and why. It refuses to be opened from then on. Blocks.
@@ -379,15 +406,9 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
         path: path.to_path_buf(),
         what,
     };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("open", path)(error)),
+    let Some(text) = read_short(path)? else {
+        return Ok(None);
     };
-    let mut text = Vec::new();
-    file.take(MOST_IDENTITY_BYTES)
-        .read_to_end(&mut text)
-        .map_err(failed("read", path))?;
     let any: AnyVersion = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
     if any.format_version > FORMAT_VERSION {
         return Err(DataDirError::NewerFormat {
@@ -414,7 +435,6 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
     }))
 }
 
-/// Written under another name first, so that the file is there as a whole or not at all.
 fn write_identity(folder: &Path, identity: &Identity) -> Result<(), DataDirError> {
     let mut stored = IdentityFile {
         format_version: FORMAT_VERSION,
@@ -426,15 +446,39 @@ fn write_identity(folder: &Path, identity: &Identity) -> Result<(), DataDirError
         checksum: String::new(),
     };
     stored.checksum = stored.expected_checksum();
-    let (path, draft) = (folder.join(IDENTITY_FILE), folder.join("identity.json.new"));
-    let mut text = serde_json::to_vec_pretty(&stored).map_err(|e| failed("write", &draft)(e.into()))?;
-    text.push(b'\n');
+    write_json(folder, IDENTITY_FILE, &stored)
+}
+
+/// Writes a file durably, under another name first: it is there as a whole, as it was before, or not at all.
+fn write_whole(folder: &Path, name: &str, text: &[u8]) -> Result<(), DataDirError> {
+    let (path, draft) = (folder.join(name), folder.join(format!("{name}.new")));
     let mut file = File::create(&draft).map_err(failed("create", &draft))?;
-    file.write_all(&text)
+    file.write_all(text)
         .and_then(|()| file.sync_all())
         .map_err(failed("write", &draft))?;
     fs::rename(&draft, &path).map_err(failed("rename", &draft))?;
     sync_folder(folder)
+}
+
+fn write_json(folder: &Path, name: &str, value: &impl Serialize) -> Result<(), DataDirError> {
+    let json = serde_json::to_vec_pretty(value).map_err(|e| failed("write", &folder.join(name))(e.into()));
+    let mut text = json?;
+    text.push(b'\n');
+    write_whole(folder, name, &text)
+}
+
+/// The text of a file of ours, none of which is long; `None` if there is no such file.
+fn read_short(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("open", path)(error)),
+    };
+    let mut text = Vec::new();
+    file.take(MOST_BYTES)
+        .read_to_end(&mut text)
+        .map_err(failed("read", path))?;
+    Ok(Some(text))
 }
 
 fn exists(path: &Path) -> Result<bool, DataDirError> {
@@ -460,7 +504,7 @@ const LOG_FOLDER: &str = "log";
 const NEW_LOG_FOLDER: &str = "log.new";
 const SNAPSHOTS_FOLDER: &str = "snapshots";
 /// A longer file is not one that was written here.
-const MOST_IDENTITY_BYTES: u64 = 64 * 1024;
+const MOST_BYTES: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests;

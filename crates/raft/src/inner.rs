@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::VoteRequest;
+use openraft::vote::RaftLeaderId as _;
 use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -33,7 +35,7 @@ use crate::quorum::Quorum;
 use crate::reads::Reads;
 use crate::state_store::{SharedState, Standing, StateStore};
 use crate::status::{DiskState, Leadership};
-use crate::types::{Incarnation, TypeConfig};
+use crate::types::{Incarnation, LeaderId, TypeConfig, Vote};
 
 /// openraft, as this crate uses it.
 pub(crate) type RaftHandle = openraft::Raft<TypeConfig, StateStore>;
@@ -44,6 +46,10 @@ const LAST_ATTEMPT: Duration = Duration::from_millis(50);
 const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// How often the leader looks whether it still has a majority.
 const QUORUM_CHECK_EVERY: Duration = Duration::from_millis(50);
+
+/// What a node says that is no member any more.
+pub(crate) const REMOVED: &str =
+    "this node was removed from the cluster; to come back, it needs an empty data directory and a new id";
 
 /// How often consensus and the task that applies are asked whether they are alive.
 const PULSE_EVERY: Duration = Duration::from_millis(500);
@@ -281,12 +287,63 @@ impl Inner {
     }
 }
 
+/// For how long this node has led without being answered by a majority, as far as it was awake: who was stopped and goes on has to be
+/// given time to hear.
+#[derive(Default)]
+struct Unheard {
+    time: Duration,
+    last_look: Option<Instant>,
+}
+
+impl Unheard {
+    fn look(&mut self, leads_unheard: bool) {
+        let now = Instant::now();
+        let since = self
+            .last_look
+            .replace(now)
+            .map_or(Duration::ZERO, |last| now - last);
+        if leads_unheard {
+            self.time += since.min(2 * QUORUM_CHECK_EVERY);
+        } else {
+            self.time = Duration::ZERO;
+        }
+    }
+}
+
+/// Makes this node follow: a leader that no majority answers, but that others hear, renews their leases and keeps them from electing another
+/// (`CheckQuorum` in etcd). openraft has no call for that, and only pauses heartbeats (openraft#2080). So the node votes in the next term,
+/// for itself: to vote in a new term is always allowed, and ends its own. Nobody is asked; if nobody hears it, nobody minds. openraft
+/// refuses while the lease holds. True: it leads no more.
+async fn stand_down(node: &Inner) -> bool {
+    let (vote, last_log_id) = {
+        let (metrics, data) = (node.raft.metrics(), node.raft.data_metrics());
+        let next = metrics.borrow_watched().current_term + 1;
+        let vote = Vote {
+            leader_id: LeaderId::new(next, node.options.node_id),
+            committed: false,
+        };
+        (vote, data.borrow_watched().last_log)
+    };
+    let asked = node.raft.vote(VoteRequest::new(vote, last_log_id));
+    let granted = match node.stop.run_until_cancelled(asked).await {
+        Some(Ok(response)) => response.vote_granted,
+        Some(Err(_)) | None => false,
+    };
+    if granted {
+        tracing::warn!(
+            "no majority has answered this leader for longer than the longest election timeout: it follows now, so that another may lead"
+        );
+    }
+    granted
+}
+
 /// Keeps what this node knows of leader and majority up to date, and notices when consensus has failed.
 pub(crate) async fn observe(node: Arc<Inner>) {
     let mut metrics = node.raft.metrics();
     // The newest leader and term, and the newest term in which this node stood for election: what follows counts.
     let mut led = None;
     let mut stood = metrics.borrow_watched().vote.leader_id.term;
+    let mut unheard = Unheard::default();
     loop {
         let fatal = {
             let metrics = metrics.borrow_and_update();
@@ -314,17 +371,22 @@ pub(crate) async fn observe(node: Arc<Inner>) {
             });
             let acked = metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed());
             let leads = metrics.state == ServerState::Leader;
-            node.quorum
-                .set_leader(leads && acked.is_some_and(|ago| ago <= node.options.timing.election_max));
+            let has_majority = acked.is_some_and(|ago| ago <= node.options.timing.election_max);
+            node.quorum.set_leader(leads && has_majority);
+            let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+            unheard.look(leads && !has_majority && !alone);
             metrics.running_state.clone().err()
         };
+        if unheard.time > node.options.timing.election_max && stand_down(&node).await {
+            unheard = Unheard::default();
+        }
         if let Some(fatal) = fatal
             && !node.closing.is_cancelled()
         {
             node.fail(format!("consensus has failed on this node: {fatal}"));
         }
         if node.state.standing(node.options.node_id) == Standing::Removed {
-            node.fail("this node was removed from the cluster; to come back, it needs an empty data directory and a new id".into());
+            node.fail(REMOVED.into());
         }
         if node.state.wants_snapshot()
             && let Err(fatal) = node.raft.trigger().snapshot().await

@@ -10,6 +10,7 @@ mod clock;
 mod convert;
 mod data_dir;
 mod disk_watch;
+mod drift;
 pub mod environment;
 pub mod errors;
 pub mod failpoints;

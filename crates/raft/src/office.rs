@@ -1,8 +1,9 @@
 //! Taking office: what a node does between winning an election and proposing its first command.
 //!
 //! 1. It makes sure that its clock runs. A node that heard an earlier leader since it started has cluster time already, and asks the
-//!    others only to lose nothing. If no node of a majority has heard one, the whole cluster was down: then the median of
-//!    that majority's wall clocks counts, but never less than the newest time in the log. So one wrong clock fires nothing early.
+//!    others only to lose nothing. If no node of a majority has heard one, the whole cluster was down: then the median counts of what
+//!    that majority's wall clocks make of cluster time ([`crate::clock`]), but never less than the newest time in the log. So one clock that
+//!    went wrong fires nothing early, nor does one that was wrong all the time.
 //! 2. It waits until it has applied everything from before its term.
 //! 3. If the log is new, it writes the cluster's first command.
 //!

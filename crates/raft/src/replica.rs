@@ -38,7 +38,7 @@ use crate::quorum::Quorum;
 use crate::reads::Reads;
 use crate::state_store::{SnapshotFileError, StateStore};
 use crate::status::{Agreement, Applied, ClusterStatus, DiskState, Leadership, MemberStatus, Role};
-use crate::{agreement, disk_watch, office, origin, reads};
+use crate::{agreement, disk_watch, drift, office, origin, reads};
 
 /// How long connections of other nodes may take to end when this node stops.
 const CUT_AFTER: Duration = Duration::from_millis(300);
@@ -107,6 +107,7 @@ impl Replica {
             let contents = Contents::new(options.compare_interval * agreement::PERIOD);
             environment.blocking(move || {
                 let data_dir = DataDir::open(&path, id, &name)?;
+                clock.remember(drift::remembered_us(&data_dir)?);
                 let identity = data_dir.identity();
                 let log_store = LogStore::open(&data_dir.log_path(), &identity.log, of_stores.clone())?;
                 let snapshots = data_dir.snapshots_path();
@@ -220,6 +221,7 @@ impl Replica {
         tasks.spawn(contents.run(environment, inner.stop.clone()));
         tasks.spawn(agreement::run(inner.clone()));
         tasks.spawn(disk_watch::run(inner.clone()));
+        tasks.spawn(drift::run(inner.clone()));
         Ok(Self { inner })
     }
 

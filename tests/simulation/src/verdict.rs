@@ -217,7 +217,7 @@ fn causes(history: &History, nodes: &Nodes, broken: &mut Vec<Broken>) {
     }
 }
 
-/// G4: what opened stays open for its time, in cluster time always, and in real time but for a restart of the whole cluster.
+/// G4: what opened stays open for its time, in cluster time and in real time.
 fn openings(history: &History, nodes: &Nodes, settings: &Settings, broken: &mut Vec<Broken>) {
     let acts: BTreeMap<&str, &crate::Manual> = history
         .manual
@@ -254,11 +254,7 @@ fn openings(history: &History, nodes: &Nodes, settings: &Settings, broken: &mut 
                 let act = opened.event.reason.as_deref().and_then(|reason| acts.get(reason));
                 if let Some((act, expiry)) = act.and_then(|act| Some((act, act.expiry_ms?))) {
                     let lasted = seen.at.saturating_sub(act.invoked);
-                    let restarted = history
-                        .all_down
-                        .iter()
-                        .any(|at| (act.invoked..=seen.at).contains(at));
-                    if lasted + SLOP_MS + expiry / LEAN < expiry && !restarted {
+                    if lasted + SLOP_MS + expiry / LEAN < expiry {
                         let what = format!(
                             "{name} was opened for {expiry} ms not before {} ms, and half-opened at {} ms",
                             act.invoked, seen.at
@@ -285,11 +281,6 @@ fn permits(history: &History, settings: &Settings, broken: &mut Vec<Broken>) {
         let lasts = settings.probe_timeout_ms - settings.probe_timeout_ms / LEAN;
         let mut end = (probe.invoked + lasts).saturating_sub(SLOP_MS);
         end = end.min(probe.reported.unwrap_or(Ms::MAX));
-        for at in &history.all_down {
-            if *at >= probe.invoked {
-                end = end.min(*at);
-            }
-        }
         if granted < end {
             let key = (probe.circuit.as_str(), generation);
             held.entry(key).or_default().push((granted, end));

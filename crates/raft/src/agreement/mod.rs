@@ -20,6 +20,9 @@
 //! three is away, and the other two differ) both say so and stay: nobody knows who is wrong, and if either left there would be no
 //! cluster. The third decides when it is back.
 //!
+//! **Removed.** A member that was away when it was removed, or a learner, to which nobody sends the entry that removes it, asks the others to compare as
+//! ever, and is told that it is a member no more.
+//!
 //! **What it does not see.** Between two positions a wrong content may travel: a leader that is wrong sends its snapshot to a node that was away, and of
 //! three nodes two are wrong then. Nothing but the shortness of the period stands against that.
 //!
@@ -47,7 +50,7 @@ pub(crate) use self::history::History;
 pub(crate) use self::record::Record;
 use self::verdict::{Verdict, judge};
 use crate::data_dir::ADVICE;
-use crate::inner::Inner;
+use crate::inner::{Inner, REMOVED};
 use crate::peers::Lane;
 use crate::state_store::Standing;
 use crate::types::Member;
@@ -142,6 +145,11 @@ async fn compare(node: &Inner) {
     let others = membership.nodes().filter(|(id, _)| **id != me);
     let asked = others.map(|(id, member)| ask(node, *id, member, request));
     let answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+    if let Some((id, _)) = answers.iter().find(|(_, response)| response.removed) {
+        // An id does not come back, so this is true for good.
+        node.fail(format!("node {id} says: {REMOVED}"));
+        return;
+    }
     if circumstances() != before {
         // Other voters might judge otherwise, and another state is not what was asked about.
         tracing::debug!(
@@ -200,8 +208,14 @@ async fn ask(
 
 /// What this node answers another member. It sees a difference as well as the one that asks.
 pub(crate) fn answer(node: &Inner, from: u64, request: &pb::CompareRequest) -> pb::CompareResponse {
-    let is_member = matches!(node.state.standing(from), Standing::Member(_));
-    if request.scheme != HASH_SCHEME || !is_member {
+    let standing = node.state.standing(from);
+    if standing == Standing::Removed {
+        return pb::CompareResponse {
+            removed: true,
+            ..Default::default()
+        };
+    }
+    if request.scheme != HASH_SCHEME || !matches!(standing, Standing::Member(_)) {
         return pb::CompareResponse::default();
     }
     let applied = request.applied.and_then(|asked| {
@@ -229,6 +243,7 @@ pub(crate) fn answer(node: &Inner, from: u64, request: &pb::CompareRequest) -> p
     pb::CompareResponse {
         applied: applied.map(|(position, _)| position.hash),
         content: content.map(|(position, _)| position.hash),
+        removed: false,
     }
 }
 

@@ -249,3 +249,38 @@ fn a_directory_out_of_service_stays_so_and_says_why() {
     fs::write(dir.path().join("node").join(quarantine::NOTE), "").unwrap();
     refused(&dir, "differed from that of the majority");
 }
+
+#[test]
+fn the_distance_to_the_wall_clock_is_kept_and_a_damaged_one_is_refused() {
+    let dir = made();
+    let data = open(&dir).unwrap();
+    assert_eq!(data.ahead_of_wall_us().unwrap(), None);
+    for ahead in [0, 86_400_000_000, -7] {
+        data.note_ahead_of_wall_us(ahead).unwrap();
+        assert_eq!(data.ahead_of_wall_us().unwrap(), Some(ahead));
+    }
+    let file = dir.path().join("node").join(wall_clock::FILE);
+    let right = fs::read(&file).unwrap();
+    for (i, byte) in right.iter().enumerate() {
+        let mut damaged = right.clone();
+        damaged[i] = byte ^ 1;
+        fs::write(&file, &damaged).unwrap();
+        if let Ok(read) = data.ahead_of_wall_us() {
+            assert_eq!(read, Some(-7), "byte {i}");
+        }
+    }
+    let other = made();
+    let other = open(&other).unwrap();
+    other.note_ahead_of_wall_us(5).unwrap();
+    fs::copy(other.path.join(wall_clock::FILE), &file).unwrap();
+    for wrong in [None, Some(&b""[..]), Some(&right[..right.len() / 2])] {
+        if let Some(wrong) = wrong {
+            fs::write(&file, wrong).unwrap();
+        }
+        let text = data.ahead_of_wall_us().unwrap_err().to_string();
+        assert!(
+            text.contains(file.to_str().unwrap()) && text.contains("remove that file"),
+            "{text}"
+        );
+    }
+}

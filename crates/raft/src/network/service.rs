@@ -298,7 +298,7 @@ fn serve_forwarded(
         Some(Asked::Commands(commands)) => {
             failpoints::pass(Point::ForwardedBefore);
             let number = commands.command.len();
-            Work::Commands(number, node.batcher.submit(commands.command))
+            Work::Commands(number, node.batcher.submit_foreign(commands.command))
         }
         Some(Asked::ReadIndex(_)) => Work::Read,
         Some(Asked::Membership(change)) => Work::Membership(change),

@@ -35,7 +35,12 @@ const CALL: Duration = Duration::from_secs(10);
 /// A node that wrote nothing for so long has written its mark.
 const QUIET: Duration = Duration::from_millis(200);
 /// Each refusal says one of these, beside what is wrong.
-const ADVICE: [&str; 3] = ["under a new node id", "correct the", "start the newer version"];
+const ADVICE: [&str; 4] = [
+    "under a new node id",
+    "correct the",
+    "start the newer version",
+    "if this machine's wall clock is right",
+];
 
 /// How much of it is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
