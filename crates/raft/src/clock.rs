@@ -10,9 +10,10 @@
 //!
 //! Entries that a node reads from its own disk say nothing about *now*. So a node that has heard no leader since it started has no base
 //! (it is not *live*), and a new leader without one asks the others: see [`crate::office`]. If nobody has one, the whole cluster was down, and wall
-//! clocks have to say for how long. But only their *differences* count: each node remembers, on disk, how far cluster time was from its own wall clock
-//! ([`crate::drift`]). So cluster time goes on as it was before, were all clocks a day wrong: to set it to the calendar instead would be a jump, which
-//! ends openings early.
+//! clocks have to say for how long. But cluster time goes on as it was: to set it to the calendar, from which it may have fallen behind, would be a jump
+//! that ends openings early. So each node remembers, on disk, how far cluster time was from its own wall clock ([`crate::drift`]), and
+//! offers the earlier of two times: its wall clock's, and that with this distance. If one of them is wrong (the clock jumped forward while the node was
+//! down; it was set right just before), the other stands, or time goes on late.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,11 +92,11 @@ impl ClusterClock {
         state.latest
     }
 
-    /// What this machine's wall clock makes of cluster time: as far ahead of it as it was when an earlier process last knew. On a new node,
-    /// the wall clock. For the one case in which wall clocks count: see [`crate::office`].
+    /// What this machine's wall clock makes of cluster time: as far from it as it was when an earlier process last knew, or what it shows, if
+    /// that is earlier. For the one case in which wall clocks count: see [`crate::office`].
     pub(crate) fn wall(&self) -> ClusterTime {
-        let ahead = self.state.lock().remembered;
-        ClusterTime::from_micros(micros(self.source.wall()).saturating_add_signed(ahead))
+        let behind = self.state.lock().remembered.min(0);
+        ClusterTime::from_micros(micros(self.source.wall()).saturating_add_signed(behind))
     }
 
     /// A leader sent an entry of this time just now.
@@ -247,8 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn a_new_process_goes_on_where_the_one_before_would_be_whatever_the_wall_clock_says() {
-        for wrong_by_s in [0_i64, 86_400, -86_400] {
+    fn a_new_process_goes_on_where_the_one_before_would_be_or_earlier() {
+        for (wrong_by_s, late_s) in [(0_i64, 0), (3, 0), (86_400, 0), (-86_400, 86_400)] {
             let (hands, before) = clock();
             let wrong = hands.wall.lock().as_secs().saturating_add_signed(wrong_by_s);
             *hands.wall.lock() = Duration::from_secs(wrong);
@@ -261,7 +262,8 @@ mod tests {
             let after = ClusterClock::new(hands.clone());
             assert_eq!(after.wall().as_micros(), micros(*hands.wall.lock()), "a new node");
             after.remember(ahead);
-            assert_eq!(after.wall(), START.plus_ms(60_000), "{wrong_by_s} s");
+            let late = START.plus_ms(60_000).since(after.wall());
+            assert_eq!(late, Duration::from_secs(late_s), "{wrong_by_s} s");
         }
     }
 
