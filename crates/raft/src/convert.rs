@@ -84,15 +84,25 @@ pub(crate) fn append_to_pb(
     })
 }
 
+/// Entries that do not follow one another, and what they say they follow, are refused: openraft does not look, and its log would have a hole.
 pub(crate) fn append_from_pb(request: pb::AppendRequest) -> Result<AppendRequest, Malformed> {
+    let prev_log_id = request.prev_log_id.map(log_id_from_pb);
+    let entries: Vec<_> = request
+        .entries
+        .into_iter()
+        .map(entry_from_pb)
+        .collect::<Result<_, _>>()?;
+    let mut next = prev_log_id.map_or(Some(0), |prev| prev.index.checked_add(1));
+    for entry in &entries {
+        if Some(entry.log_id.index) != next {
+            return Err(Malformed("an entry that does not follow the one before"));
+        }
+        next = entry.log_id.index.checked_add(1);
+    }
     Ok(AppendRequest {
         vote: vote_from_pb(request.vote)?,
-        prev_log_id: request.prev_log_id.map(log_id_from_pb),
-        entries: request
-            .entries
-            .into_iter()
-            .map(entry_from_pb)
-            .collect::<Result<_, _>>()?,
+        prev_log_id,
+        entries,
         leader_commit: request.leader_commit.map(log_id_from_pb),
     })
 }
@@ -138,4 +148,44 @@ pub(crate) fn transfer_response_from_pb(
     response: &pb::TransferResponse,
 ) -> Result<openraft::raft::TransferLeaderResponse<TypeConfig>, serde_json::Error> {
     serde_json::from_slice(&response.result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_leave_a_hole_are_refused() {
+        let log_id = |index| pb::LogId { term: 1, index };
+        let entry = |index| pb::Entry {
+            log_id: Some(log_id(index)),
+            payload: Some(pb::entry::Payload::Blank(true)),
+        };
+        let read = |prev: Option<u64>, entries: &[u64]| {
+            append_from_pb(pb::AppendRequest {
+                vote: Some(pb::Vote::default()),
+                prev_log_id: prev.map(log_id),
+                entries: entries.iter().copied().map(entry).collect(),
+                ..Default::default()
+            })
+        };
+        for (prev, right) in [
+            (None, &[0, 1][..]),
+            (None, &[]),
+            (Some(4), &[5, 6, 7]),
+            (Some(4), &[]),
+        ] {
+            read(prev, right).unwrap();
+        }
+        for (prev, wrong) in [
+            (None, &[1][..]),
+            (Some(1), &[50]),
+            (Some(4), &[5, 7]),
+            (Some(4), &[4]),
+            (Some(4), &[5, 5]),
+            (Some(u64::MAX), &[0]),
+        ] {
+            read(prev, wrong).unwrap_err();
+        }
+    }
 }

@@ -13,8 +13,6 @@
 //!
 //! Why not a crate: `fail` (TiKV's) knows no death without unwinding, and no file to be told by.
 
-use std::io;
-
 /// Where a node passes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
@@ -149,7 +147,7 @@ pub fn pass(point: Point) {
 /// When it was told to fail.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
-pub(crate) fn fallible(_: Point) -> io::Result<()> {
+pub(crate) fn fallible(_: Point) -> std::io::Result<()> {
     Ok(())
 }
 

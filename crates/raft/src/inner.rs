@@ -312,14 +312,20 @@ impl Unheard {
 
 /// Makes this node follow: a leader that no majority answers, but that others hear, renews their leases and keeps them from electing another
 /// (`CheckQuorum` in etcd). openraft has no call for that, and only pauses heartbeats (openraft#2080). So the node votes in the next term,
-/// for itself: to vote in a new term is always allowed, and ends its own. Nobody is asked; if nobody hears it, nobody minds. openraft
-/// refuses while the lease holds. True: it leads no more.
+/// for the voter with the longest log, as if that had asked: to vote in a new term is always allowed, and ends its own. (Not for itself:
+/// openraft would take it for a candidate, and go on to replicate.) openraft refuses while the lease holds. True: it leads no more.
 async fn stand_down(node: &Inner) -> bool {
     let (vote, last_log_id) = {
         let (metrics, data) = (node.raft.metrics(), node.raft.data_metrics());
-        let next = metrics.borrow_watched().current_term + 1;
+        let metrics = metrics.borrow_watched();
+        let matched = |id: &u64| metrics.replication.as_ref().and_then(|all| *all.get(id)?);
+        let voters = metrics.membership_config.membership().voter_ids();
+        let others = voters.filter(|id| *id != node.options.node_id);
+        let Some(other) = others.max_by_key(matched) else {
+            return false;
+        };
         let vote = Vote {
-            leader_id: LeaderId::new(next, node.options.node_id),
+            leader_id: LeaderId::new(metrics.current_term + 1, other),
             committed: false,
         };
         (vote, data.borrow_watched().last_log)

@@ -214,6 +214,24 @@ async fn without_a_majority_both_say_so_and_stay_until_the_third_decides() {
 }
 
 /// Everything that makes nodes be at different positions, while all are right.
+/// Nobody sends it the entry that removes it; a member that was away hears of it in the same way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_learner_ends_and_so_does_a_member_that_was_away() {
+    let mut cluster = Cluster::start_comparing(3, 1000, 1000, INTERVAL).await;
+    let learner = cluster.join().await;
+    cluster.replica(learner).linearize(soon()).await.unwrap();
+    cluster.down(1).await;
+    for i in [learner, 1] {
+        cluster.replica(0).remove(i as u64 + 1, soon()).await.unwrap();
+    }
+    cluster.up(1).await.unwrap();
+    for i in [learner, 1] {
+        let said = leaves(cluster.replica(i)).await;
+        assert!(said.contains("this node was removed from the cluster"), "{said}");
+    }
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn load_restarts_snapshots_learners_and_changes_raise_no_alarm() {
     let interval = Duration::from_millis(100);

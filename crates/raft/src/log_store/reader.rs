@@ -100,8 +100,12 @@ impl RaftLogReader<TypeConfig> for LogReader {
         Ok(self.shared.tail.lock().vote)
     }
 
+    /// The entries from `start` on; none if that was purged meanwhile: openraft would send what is left of the range as if it followed
+    /// what came before `start`.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        Ok(self.read(start..end, LIMITED_BYTES).await?)
+        let entries = self.read(start..end, LIMITED_BYTES).await?;
+        let begins = entries.first().is_some_and(|entry| entry.log_id.index == start);
+        Ok(if begins { entries } else { Vec::new() })
     }
 
     /// Piece by piece, so that a follower that is far behind does not hold all of it in memory.

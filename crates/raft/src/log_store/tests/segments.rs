@@ -48,6 +48,19 @@ async fn groups_of_any_length_come_back() {
     assert_eq!(log.reopen(SMALL).await.all().await, expected);
 }
 
+/// What replication reads begins where it asked, or there is nothing: openraft would send the rest as if there were no hole.
+#[tokio::test]
+async fn a_read_whose_beginning_was_purged_gives_nothing() {
+    let mut log = TestLog::new(SMALL);
+    log.append(entries(1, 0..50, 100)).await;
+    log.store.purge(log_id(1, 39)).await.unwrap();
+    let mut reader = log.store.reader();
+    for (start, expected) in [(2, 0), (39, 0), (40, 10), (45, 5)] {
+        let read = reader.limited_get_log_entries(start, 50).await.unwrap();
+        assert_eq!(read, entries(1, 50 - expected..50, 100), "from {start}");
+    }
+}
+
 #[tokio::test]
 async fn a_membership_comes_back() {
     let mut log = TestLog::new(SMALL);
