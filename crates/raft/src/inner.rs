@@ -331,9 +331,11 @@ async fn stand_down(node: &Inner) -> bool {
         (vote, data.borrow_watched().last_log)
     };
     let asked = node.raft.vote(VoteRequest::new(vote, last_log_id));
+    // The vote is written to the disk, which may hang.
+    let asked = tokio::time::timeout(node.options.timing.election_max, asked);
     let granted = match node.stop.run_until_cancelled(asked).await {
-        Some(Ok(response)) => response.vote_granted,
-        Some(Err(_)) | None => false,
+        Some(Ok(Ok(response))) => response.vote_granted,
+        Some(Ok(Err(_)) | Err(_)) | None => false,
     };
     if granted {
         tracing::warn!(

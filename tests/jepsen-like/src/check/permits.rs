@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use brama_proto::v1::EventType;
 
 use super::effects::named_item;
-use super::policies::Policies;
+use super::policies::{Policies, What};
 use super::{Evidence, show};
 use crate::findings::Findings;
 use crate::ledger::Seen;
@@ -26,7 +26,7 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
                 EventType::ProbeGranted => {
                     granted += 1;
                     let until = event.expires_at.as_ref().map_or(0, of_timestamp);
-                    let Some(rules) = policies.at(index, event.revision) else {
+                    let Some(rules) = policies.at(index, event.revision, What::Permits) else {
                         findings.untold(format!("how many permits {} may make", show(event)));
                         continue;
                     };

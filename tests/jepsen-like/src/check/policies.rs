@@ -98,10 +98,11 @@ impl Policies {
         Self { changes }
     }
 
-    /// The rules that can have been in effect for a circuit when this revision was written; `None`: too many to say.
-    pub(super) fn at(&self, circuit: CircuitIndex, revision: u64) -> Option<Vec<Rules>> {
-        let own = self.possible(Some(circuit), revision)?;
-        let global = self.possible(None, revision)?;
+    /// The rules that can have been in effect for a circuit when this revision was written, as far as `what` goes: all else is as it
+    /// is by default. `None`: too many to say.
+    pub(super) fn at(&self, circuit: CircuitIndex, revision: u64, what: What) -> Option<Vec<Rules>> {
+        let own = self.possible(Some(circuit), revision, what)?;
+        let global = self.possible(None, revision, what)?;
         let mut all: Vec<Rules> = Vec::new();
         for own in &own {
             for global in &global {
@@ -115,7 +116,7 @@ impl Policies {
     }
 
     /// Every combination of what each option can have been.
-    fn possible(&self, target: Target, revision: u64) -> Option<Vec<Options>> {
+    fn possible(&self, target: Target, revision: u64, what: What) -> Option<Vec<Options>> {
         let none = Vec::new();
         let changes = self.changes.get(&target).unwrap_or(&none);
         let mut all = vec![Options::default()];
@@ -126,8 +127,8 @@ impl Policies {
                 .collect();
             all.len() <= MOST
         };
-        for field in FIELDS {
-            let values = values(changes, revision, field);
+        for field in what.fields() {
+            let values = values(changes, revision, *field);
             if !combine(&mut all, values) {
                 return None;
             }
@@ -139,44 +140,53 @@ impl Policies {
 /// One option of a policy, with nothing else set.
 type Field = fn(&Options) -> Options;
 
-const FIELDS: [Field; 9] = [
-    |from| Options {
-        max_attempts: from.max_attempts,
-        ..Options::default()
-    },
-    |from| Options {
-        expiry: from.expiry,
-        ..Options::default()
-    },
-    |from| Options {
-        progressive: from.progressive,
-        ..Options::default()
-    },
-    |from| Options {
-        initial_ms: from.initial_ms,
-        ..Options::default()
-    },
-    |from| Options {
-        max_ms: from.max_ms,
-        ..Options::default()
-    },
-    |from| Options {
-        factor: from.factor,
-        ..Options::default()
-    },
-    |from| Options {
-        probes: from.probes,
-        ..Options::default()
-    },
-    |from| Options {
-        successes: from.successes,
-        ..Options::default()
-    },
-    |from| Options {
-        probe_timeout_ms: from.probe_timeout_ms,
-        ..Options::default()
-    },
-];
+/// Which part of a policy is asked for: the fewer options, the fewer ways they can be combined.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum What {
+    /// How long openings last.
+    Openings,
+    /// How many permits are out at once, and for how long.
+    Permits,
+}
+
+impl What {
+    fn fields(self) -> &'static [Field] {
+        match self {
+            Self::Openings => &[
+                |from| Options {
+                    expiry: from.expiry,
+                    ..Options::default()
+                },
+                |from| Options {
+                    progressive: from.progressive,
+                    ..Options::default()
+                },
+                |from| Options {
+                    initial_ms: from.initial_ms,
+                    ..Options::default()
+                },
+                |from| Options {
+                    max_ms: from.max_ms,
+                    ..Options::default()
+                },
+                |from| Options {
+                    factor: from.factor,
+                    ..Options::default()
+                },
+            ],
+            Self::Permits => &[
+                |from| Options {
+                    probes: from.probes,
+                    ..Options::default()
+                },
+                |from| Options {
+                    probe_timeout_ms: from.probe_timeout_ms,
+                    ..Options::default()
+                },
+            ],
+        }
+    }
+}
 
 /// What one option can have been when a revision was written: what was set last, or perhaps last.
 fn values(changes: &[Change], revision: u64, field: Field) -> Vec<Options> {
