@@ -1,6 +1,7 @@
 //! How openraft reaches other nodes: one long-lived stream of append requests a follower, heartbeats and votes on a connection of
 //! their own, snapshots in chunks on a third.
 
+mod in_step;
 mod service;
 
 use std::future::Future;
@@ -34,6 +35,7 @@ use crate::quorum::Quorum;
 use crate::state_store::{Snapshot, SnapshotFile};
 use crate::types::{AppendRequest, Member, RpcError, TypeConfig, Vote};
 
+use in_step::InStep;
 pub(crate) use service::PeerService;
 
 /// Bytes of a snapshot in one message.
@@ -146,10 +148,15 @@ impl NetStreamAppend<TypeConfig> for Connection {
             // it was told to go on elsewhere: after the snapshot that the follower got meanwhile. It does when the stream ends. (The first
             // request may be a question that has to be asked.)
             let log = self.log.clone();
-            let input = input.take_while(move |request| {
-                let is_left_behind = request.entries.is_empty() && request.prev_log_id < log.purged();
-                futures::future::ready(!is_left_behind)
-            });
+            let in_step = InStep::default();
+            in_step.asked(&first);
+            let asked = in_step.clone();
+            let input = input
+                .inspect(move |request| asked.asked(request))
+                .take_while(move |request| {
+                    let is_left_behind = request.entries.is_empty() && request.prev_log_id < log.purged();
+                    futures::future::ready(!is_left_behind)
+                });
             let input = futures::stream::once(futures::future::ready(first)).chain(input);
             let mut client = self.client(self.lane)?;
             let quorum = self.quorum.clone();
@@ -169,6 +176,9 @@ impl NetStreamAppend<TypeConfig> for Connection {
                     peers.tell(id, member, Some(&error));
                     Err(error)
                 }
+            });
+            let results = results.filter(move |result| {
+                futures::future::ready(result.as_ref().map_or(true, |answer| in_step.may_tell(answer)))
             });
             Ok(Box::pin(results) as BoxStream<'s, _>)
         })

@@ -2,4 +2,22 @@
 //! test of its own beside the code that was mended.
 
 /// What it found, and the seed.
-pub(crate) const ALL: [(&str, u64); 0] = [];
+pub(crate) const ALL: [(&str, u64); 5] = [
+    ("what is left of a purged range is sent with a hole before it", 28),
+    (
+        "what is left of a purged range is sent with a hole before it",
+        358,
+    ),
+    (
+        "what is left of a purged range is sent with a hole before it",
+        788,
+    ),
+    (
+        "a leader that hears nobody keeps the others from electing one",
+        625,
+    ),
+    (
+        "a late answer is taken for the answer to a later request, and a read is stale",
+        1020,
+    ),
+];
