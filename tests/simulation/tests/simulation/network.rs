@@ -127,9 +127,16 @@ impl Network {
             .into_iter()
             .partition::<VecDeque<_>, _>(|(of, _)| *of == link);
         state.held = held;
-        // When TCP tries again, it sends all of it.
-        let at = self.world.now() + 1 + self.world.draw(0..=200);
-        for (link, packet) in back {
+        // When TCP tries again, it sends all of it; what was sent since comes after.
+        let again = self.world.now() + 1 + self.world.draw(0..=200);
+        let after = state.on_the_way.extract_if(.., |_, (of, _)| *of == link);
+        let after: Vec<_> = after.map(|((at, _), packet)| (at.max(again), packet)).collect();
+        let back = back.into_iter().map(|packet| (again, packet));
+        for (at, (link, packet)) in back.chain(after) {
+            if let Packet::Data { to, .. } | Packet::Close(to) = &packet {
+                let mut end = to.lock();
+                end.not_before = end.not_before.max(at);
+            }
             state.sent += 1;
             let sent = state.sent;
             state.on_the_way.insert((at, sent), (link, packet));
