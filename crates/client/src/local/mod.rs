@@ -112,7 +112,14 @@ impl Local {
     }
 
     pub(crate) fn known_state(&self) -> Option<StateName> {
-        self.view.load().state
+        match self.word().tag() {
+            // What decides: the view is there a moment before.
+            Tag::Missing => None,
+            Tag::Closed => Some(StateName::Closed),
+            Tag::Open => Some(StateName::Open),
+            Tag::HalfOpen => Some(StateName::HalfOpen),
+            Tag::Unknown | Tag::Alone => self.view.load().state,
+        }
     }
 
     #[cfg(feature = "testing")]
