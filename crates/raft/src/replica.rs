@@ -104,15 +104,16 @@ impl Replica {
                 options.cluster_name.clone(),
             );
             let (clock, stop, of_stores) = (clock.clone(), stop.clone(), environment.clone());
+            let remembering = clock.clone();
             let contents = Contents::new(options.compare_interval * agreement::PERIOD);
             environment.blocking(move || {
                 let data_dir = DataDir::open(&path, id, &name)?;
-                clock.remember(drift::remembered_us(&data_dir)?);
                 let identity = data_dir.identity();
                 let log_store = LogStore::open(&data_dir.log_path(), &identity.log, of_stores.clone())?;
                 let snapshots = data_dir.snapshots_path();
                 let state_store = StateStore::open(snapshots, clock, contents, stop, of_stores)?;
                 state_store.check(log_store.purged(), identity.cluster_id)?;
+                remembering.remember(drift::remembered_us(&data_dir)?);
                 Ok::<_, StartError>((data_dir, log_store, state_store))
             })
         };
