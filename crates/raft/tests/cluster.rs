@@ -9,7 +9,7 @@ use brama_core::command::{ReportBatch, ReportItem, SessionStamp};
 use brama_core::policy::{Expiry, Policy};
 use brama_core::reply::Reply;
 use brama_core::{Command, Summary};
-use brama_raft::{AdminError, Replica};
+use brama_raft::{AdminError, Replica, Role};
 
 use common::{Cluster, name, register, soon};
 
@@ -440,6 +440,65 @@ async fn one_wrong_wall_clock_fires_nothing_early_when_the_whole_cluster_restart
         "time went on by {:?}",
         now.since(before)
     );
+    cluster.stop().await;
+}
+
+/// Cluster time falls behind the wall clocks, or they were wrong all along: it goes on by the distance that each node has noted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_down_goes_on_where_it_was_whatever_distance_its_wall_clocks_have() {
+    let mut cluster = Cluster::start().await;
+    for clock in &cluster.clocks {
+        clock.jump(3_600_000);
+    }
+    let noted = |cluster: &Cluster| {
+        (0..3).all(|i| {
+            let text = std::fs::read_to_string(cluster.data_dir(i).join("clock.json")).unwrap_or_default();
+            // An hour, in microseconds, give or take some milliseconds.
+            text.contains("-359999") || text.contains("-360000")
+        })
+    };
+    let deadline = soon();
+    while !noted(&cluster) {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the distance is not noted"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let before = cluster.replica(0).now();
+    for i in 0..3 {
+        cluster.down(i).await;
+    }
+    for i in 0..3 {
+        cluster.up(i).await.unwrap();
+    }
+    let now = cluster.replica(cluster.leader().await).now();
+    assert!(now >= before, "{now} is before {before}");
+    let passed = now.since(before);
+    assert!(passed < Duration::from_secs(60), "time went on by {passed:?}");
+    cluster.stop().await;
+}
+
+/// It would go on to send heartbeats, and whoever hears them would elect nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_nobody_answers_follows() {
+    let mut cluster = Cluster::start().await;
+    let led = cluster.leader().await;
+    let term = cluster.replica(led).status().term;
+    for i in (0..3).filter(|i| *i != led) {
+        cluster.down(i).await;
+    }
+    let deadline = soon();
+    while cluster.replica(led).status().role == Role::Leader {
+        assert!(tokio::time::Instant::now() < deadline, "it leads a minority");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for i in (0..3).filter(|i| *i != led) {
+        cluster.up(i).await.unwrap();
+    }
+    let registered = register("a", Policy::default());
+    cluster.replica(led).propose(registered, soon()).await.unwrap();
+    assert!(cluster.replica(led).status().term > term);
     cluster.stop().await;
 }
 

@@ -20,8 +20,6 @@ use crate::time::{Micros, of_timestamp, percentile, show_ms};
 
 /// Cluster time may run this much faster than the harness's clock: 0.1 % (in millionths).
 const FASTER_PER_MILLION: u64 = 1000;
-/// Of so many openings, one may be of a length that is not known.
-const MOST_OF_ANY_LENGTH: usize = 100;
 /// So long after a fault was mended, the cluster counts as healthy again.
 const CONVALESCENCE: Micros = 1_500_000;
 /// An opening that ended so long before the last event must have been half-opened.
@@ -38,7 +36,6 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
         .and_then(|seen| seen.event.time.as_ref().map(of_timestamp))
         .unwrap_or(0);
     let mut ended = 0;
-    let (mut of_known_length, mut of_any_length) = (0, 0);
     let mut stamped = Vec::new();
     let mut healthy = Vec::new();
     for (index, events) in evidence.by_circuit() {
@@ -47,12 +44,7 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
             let event = &seen.event;
             match event.r#type() {
                 EventType::CircuitOpened => {
-                    let told = check_length(&policies, index, event, &causes, &mut findings);
-                    *(if told {
-                        &mut of_known_length
-                    } else {
-                        &mut of_any_length
-                    }) += 1;
+                    check_length(&policies, index, event, &causes, &mut findings);
                     opening = Some(seen);
                 }
                 EventType::CircuitHalfOpened => {
@@ -88,13 +80,6 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
     if ended == 0 {
         findings.untold("no opening ended by itself");
     }
-    if of_any_length > 0 {
-        let text = format!("{of_any_length}, and {of_known_length} are as long as they should be");
-        findings.figure("openings of a length that is not known", text.clone());
-        if of_any_length * MOST_OF_ANY_LENGTH > of_known_length {
-            findings.untold(format!("openings of a length that is not known: {text}"));
-        }
-    }
     figure(&mut findings, "late, by cluster time", stamped);
     figure(
         &mut findings,
@@ -104,15 +89,14 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
     findings
 }
 
-/// The opening is as long as the policy, or the one who opened it, says. False: who was never answered left too many policies that it can
-/// have had.
+/// The opening is as long as the policy, or the one who opened it, says.
 fn check_length(
     policies: &Policies,
     circuit: CircuitIndex,
     event: &Event,
     causes: &Causes<'_>,
     findings: &mut Findings,
-) -> bool {
+) {
     let own = causes.of_event(event).and_then(|op| match &op.action {
         Action::Open { expiry_ms, .. } => *expiry_ms,
         _ => None,
@@ -125,13 +109,12 @@ fn check_length(
                 .filter_map(|rules| rules.opening_ms(event.openings_in_a_row));
             lasts.map(|ms| ms * 1000).collect()
         }
-        (None, None) => return false,
+        (None, None) => return findings.untold(format!("how long {} should last", show(event))),
     };
     let is = length(event);
     findings.require(expected.contains(&is), "G4", || {
         format!("{} lasts {is} us, not {expected:?} us", show(event))
     });
-    true
 }
 
 /// Returns by how much it is late by cluster time.

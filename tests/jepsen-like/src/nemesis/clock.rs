@@ -23,6 +23,9 @@ const LOOK: [&str; 3] = [
      printf '%f %f %f', time, time - $t, clock_gettime(CLOCK_MONOTONIC) - $m",
 ];
 
+/// A node needs a moment to see that its clock is right again, and to write it down. If all are down sooner, one more clock is wrong.
+pub const UNTIL_NOTED: Duration = Duration::from_secs(1);
+
 /// What is wrong with a wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -32,7 +32,7 @@ use crate::node::Node;
 use crate::rpc::Nodes;
 use crate::time::{Clock, Micros, micros};
 
-pub use clock::{FakeClock, Lie};
+pub use clock::{FakeClock, Lie, UNTIL_NOTED};
 pub use fault::{Family, Fault, FaultRecord};
 pub use part::Part;
 use plan::{Roles, plan};
@@ -41,7 +41,6 @@ pub use world::{Span, Standing};
 
 /// A fault that names the leader waits so long for one: else it would hit a follower and be counted as something it was not.
 const LEADER: Duration = Duration::from_secs(5);
-const AFTER_WRONG_CLOCKS: Duration = Duration::from_secs(1);
 /// How often one that leaves a majority lasts long.
 const LONG: f64 = 0.4;
 
@@ -263,8 +262,7 @@ impl Stage {
         let record = self.break_and_mend(order, &parts, stop).await;
         self.active.lock().retain(|(number, _)| *number != order.number);
         if order.fault.family() == Family::Clock {
-            // Nodes need a moment to see that their clocks are right again, and to write it down.
-            tokio::time::sleep(AFTER_WRONG_CLOCKS).await;
+            tokio::time::sleep(UNTIL_NOTED).await;
         }
         self.world.lock().release(&resources);
         let record = record.with_context(|| format!("{:?}: {parts:?}", order.fault))?;

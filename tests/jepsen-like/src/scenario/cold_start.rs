@@ -19,7 +19,7 @@ use crate::check::Evidence;
 use crate::circuits::{Circuits, Opening, Spec, name, policy_of};
 use crate::cluster::ClusterOptions;
 use crate::findings::Findings;
-use crate::nemesis::{FakeClock, Lie};
+use crate::nemesis::{FakeClock, Lie, UNTIL_NOTED};
 use crate::time::{Micros, of_timestamp, show_ms};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,7 +27,6 @@ const OPENER: u32 = 2000;
 const DAY: i64 = 86_400;
 /// What a leader logs when it has to ask wall clocks.
 const ASKED: &str = "no node has a running clock";
-const UNTIL_NOTED: Duration = Duration::from_secs(1);
 /// How long all nodes are down.
 const DOWN: Duration = Duration::from_secs(2);
 /// Openings that a wrong clock must not end, and how long they last.
@@ -140,7 +139,6 @@ async fn one(
         )
         .await;
     clocks[liar].be_right()?;
-    // The node needs a moment to see that, and to write it down: else the next start has two wrong clocks.
     tokio::time::sleep(UNTIL_NOTED).await;
 
     if !was_asked {
