@@ -2,7 +2,7 @@
 
 use brama_proto::v1;
 use rand::Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::rules::{Lasts, Options};
 
@@ -27,7 +27,7 @@ pub struct Spec {
 }
 
 /// How long openings last, in milliseconds. The harness's own reading of the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Opening {
     /// All the same.
     Fixed(u64),

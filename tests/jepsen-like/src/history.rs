@@ -1,12 +1,10 @@
 //! What the clients did: every operation with its start, its end and its outcome.
 
-use std::io::Write;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use brama_proto::v1;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::circuits::CircuitIndex;
 use crate::rules::{OptionName, Options, Rules};
@@ -17,7 +15,7 @@ mod shown;
 pub use shown::{Counted, Shown, Totals};
 
 /// One operation of one client.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Op {
     /// Position in the history.
     pub id: usize,
@@ -42,7 +40,7 @@ pub struct Op {
 }
 
 /// What was asked for.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// `Register`.
@@ -140,7 +138,7 @@ pub enum Action {
 }
 
 /// How fresh a read must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// As new as everything acknowledged before.
@@ -152,7 +150,7 @@ pub enum Level {
 }
 
 /// One item of a batch. Its position is in its metadata too.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     /// Which circuit.
     pub circuit: CircuitIndex,
@@ -165,7 +163,7 @@ pub struct Item {
 }
 
 /// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Answered: it is applied.
@@ -180,7 +178,7 @@ pub enum Outcome {
 pub const NOT_FOUND: &str = "CIRCUIT_NOT_FOUND";
 
 /// What an answer said, as far as a check needs it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// Of `Register`.
@@ -501,18 +499,4 @@ impl History {
     pub fn ops(&self) -> Vec<Op> {
         self.ops.lock().clone()
     }
-}
-
-/// Writes one JSON object a line.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn write_lines<T: Serialize>(path: &Path, lines: impl IntoIterator<Item = T>) -> anyhow::Result<()> {
-    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-    for line in lines {
-        serde_json::to_writer(&mut file, &line)?;
-        file.write_all(b"\n")?;
-    }
-    file.flush()?;
-    Ok(())
 }

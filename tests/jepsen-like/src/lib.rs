@@ -37,6 +37,7 @@ pub mod mutants;
 pub mod nemesis;
 pub mod node;
 pub mod progress;
+pub mod recorded;
 pub mod report;
 pub mod rpc;
 pub mod rules;

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use brama_faults::check;
 use brama_faults::findings::{Findings, Verdict};
 use brama_faults::lossy::LossyMount;
 use brama_faults::mutants::mutants;
 use brama_faults::nemesis::Family;
 use brama_faults::progress;
+use brama_faults::recorded;
 use brama_faults::report::Folder;
 use brama_faults::run::{Keep, RunOptions, run};
 use brama_faults::scenario;
@@ -33,6 +35,11 @@ enum Command {
     /// As root, each node is on a host of its own (a network namespace), and so are the clients. Else all are on loopback, and the network
     /// stays as it is.
     Run(RunArgs),
+    /// Check again what a run left in its folder
+    Check {
+        /// The folder, as the run printed it
+        folder: PathBuf,
+    },
     /// The leader is killed; writes go on soon, and subscribers miss nothing
     KillLeader {
         #[arg(long, default_value_t = 20)]
@@ -488,6 +495,11 @@ async fn dispatch(command: Command) -> anyhow::Result<Findings> {
             };
             println!("fault run: seed {seed}; again with: {}", options.command());
             run(options).await
+        }
+        Command::Check { folder } => {
+            // It keeps both processors busy; nothing else is to be done.
+            let checked = move || anyhow::Ok(check::all(&recorded::read(&folder)?));
+            tokio::task::spawn_blocking(checked).await?
         }
         Command::KillLeader { times } => {
             println!("kill-leader: {times} times");

@@ -3,13 +3,13 @@
 //! Nothing here comes from the product, so that a mistake in one of the two shows.
 
 use brama_proto::v1;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Progressive openings and `max_expiry` never exceed 30 days.
 const LONGEST_MS: u64 = 30 * 24 * 3600 * 1000;
 
 /// What somebody set at one level; what is `None` is inherited. The default sets nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Options {
     /// `max_attempts`.
     pub max_attempts: Option<u32>,
@@ -32,7 +32,7 @@ pub struct Options {
 }
 
 /// How long an opening lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Lasts {
     /// So many milliseconds.
     Ms(u64),
@@ -41,7 +41,7 @@ pub enum Lasts {
 }
 
 /// An option that the workload inherits again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OptionName {
     /// `max_attempts`.
     MaxAttempts,
@@ -52,7 +52,7 @@ pub enum OptionName {
 }
 
 /// Every option with the value that holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rules {
     /// `max_attempts`.
     pub max_attempts: u32,

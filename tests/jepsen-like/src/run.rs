@@ -8,7 +8,6 @@ mod pulse;
 mod rest;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +23,12 @@ use crate::circuits::Circuits;
 use crate::cluster::{Cluster, ClusterOptions, Setting};
 use crate::filtered::{self, Filter, Filtered};
 use crate::findings::{Findings, Verdict};
-use crate::history::{History, write_lines};
+use crate::history::History;
 use crate::ledger::{Ledger, Progress};
 use crate::monitor::Monitor;
 use crate::nemesis::{Means, Nemesis};
 use crate::progress::{self, Now};
+use crate::recorded;
 use crate::report::{self, FaultBar, Keeps, Report};
 use crate::subscriber::{Subscriber, reread};
 use crate::time::{Clock, Micros, percentile, show_ms};
@@ -401,14 +401,8 @@ impl Run {
     }
 
     fn write(&self, evidence: &Evidence) -> anyhow::Result<()> {
-        let folder: &Path = self.cluster.folder();
-        write_lines(&folder.join("history.jsonl"), &evidence.ops)?;
-        write_lines(&folder.join("faults.jsonl"), &evidence.faults)?;
-        write_lines(&folder.join("spans.jsonl"), &evidence.spans)?;
-        write_lines(&folder.join("timeline.jsonl"), timeline(&evidence.ops))?;
-        let events = evidence.events.values().map(|seen| {
-            serde_json::json!({ "revision": seen.event.revision, "arrived": seen.arrived, "event": format!("{:?}", seen.event) })
-        });
-        write_lines(&folder.join("events.jsonl"), events)
+        let folder = self.cluster.folder();
+        recorded::write(folder, evidence)?;
+        recorded::write_lines(&folder.join("timeline.jsonl"), timeline(&evidence.ops))
     }
 }

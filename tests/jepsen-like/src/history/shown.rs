@@ -1,13 +1,13 @@
 //! A circuit as an answer showed it.
 
 use brama_proto::v1;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::rules::Rules;
 use crate::time::of_timestamp;
 
 /// A circuit as an answer showed it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shown {
     /// The node that answered.
     pub node: u64,
@@ -38,7 +38,7 @@ pub struct Shown {
 }
 
 /// Counts since a circuit was registered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Totals {
     /// Calls that succeeded.
     pub successes: u64,
@@ -47,7 +47,7 @@ pub struct Totals {
 }
 
 /// What an answer said of an item of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Counted {
     /// As in `brama.v1.ItemResult`.
     pub result: i32,

@@ -1,11 +1,11 @@
 //! What can go wrong, and the record of it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::time::Micros;
 
 /// What is chosen by `--faults`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
     /// Processes die by SIGKILL.
@@ -60,7 +60,7 @@ impl Family {
 }
 
 /// One way in which something goes wrong. Which nodes it hits is decided when it happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// The leader dies.
@@ -267,7 +267,7 @@ impl Fault {
 }
 
 /// One thing that happened.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FaultRecord {
     /// What.
     pub fault: Fault,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::part::Part;
 use crate::hosts::End;
@@ -10,7 +10,7 @@ use crate::links::{Cut, Link, Shape};
 use crate::time::Micros;
 
 /// Whether writes must be possible.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// No majority is up and hears each other.
@@ -23,7 +23,7 @@ pub enum Standing {
 }
 
 /// A time in which nothing was broken or mended.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Span {
     /// From here.
     pub from: Micros,

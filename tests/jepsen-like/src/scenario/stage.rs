@@ -16,8 +16,9 @@ use crate::check::{self, Evidence};
 use crate::circuits::Circuits;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::findings::{Findings, Verdict};
-use crate::history::{Action, Answer, History, Outcome, write_lines};
+use crate::history::{Action, Answer, History, Outcome};
 use crate::ledger::Ledger;
+use crate::recorded;
 use crate::rpc::{Nodes, answer, timed};
 use crate::subscriber::{Subscriber, reread};
 use crate::time::Clock;
@@ -183,8 +184,8 @@ impl Stage {
         );
         if findings.verdict() != Verdict::Holds {
             let folder = self.cluster.folder();
-            write_lines(&folder.join("history.jsonl"), &evidence.ops)?;
-            println!("  history and logs: {}", folder.display());
+            recorded::write(folder, &evidence)?;
+            println!("  history, events and logs: {}", folder.display());
             self.cluster.keep_folder();
         }
         Ok(findings)
