@@ -4,15 +4,18 @@
 //! was acknowledged before it began, and not after the revision that it names. Whoever changed something has an event there. That leaves mostly
 //! one configuration an event; where it leaves several, what an event shows must follow from one of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use brama_proto::v1::EventType;
 
+use self::candidates::{Asked, candidates};
 use super::{Evidence, label};
 use crate::circuits::CircuitIndex;
 use crate::findings::Findings;
-use crate::history::{Action, Answer, Op, Outcome};
+use crate::history::{Action, Answer, Outcome};
 use crate::rules::{Lasts, OptionName, Options, Rules};
+
+mod candidates;
 
 /// Beyond so many possible policies nothing is said.
 const MOST: usize = 256;
@@ -37,14 +40,6 @@ struct Change {
     /// Sets what it does not name to "inherited".
     replaces: bool,
     clear: Vec<OptionName>,
-}
-
-/// An operation that should have one of the events, or can have.
-struct Asked<'a> {
-    op: &'a Op,
-    after: u64,
-    until: u64,
-    certain: bool,
 }
 
 impl Policies {
@@ -286,16 +281,16 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
     findings
 }
 
-/// The configurations without an answer that can have one of the events.
-pub(super) fn possible(evidence: &Evidence) -> HashSet<usize> {
+/// By operation: the events that a configuration without an answer can have, in order; who can have none is not there.
+pub(super) fn possible(evidence: &Evidence) -> HashMap<usize, Vec<u64>> {
     let events = configured_events(evidence);
     let none = Vec::new();
-    let mut possible = HashSet::new();
+    let mut possible = HashMap::new();
     for (target, asked) in asked(evidence) {
         let revisions = events.get(&target).unwrap_or(&none);
-        for (n, candidates) in candidates(&asked, revisions).into_iter().enumerate() {
-            if !candidates.is_empty() {
-                possible.insert(asked[n].op.id);
+        for (asked, events) in asked.iter().zip(candidates(&asked, revisions)) {
+            if !asked.certain && !events.is_empty() {
+                possible.insert(asked.op.id, events);
             }
         }
     }
@@ -360,31 +355,4 @@ fn asked(evidence: &Evidence) -> BTreeMap<Target, Vec<Asked<'_>>> {
         });
     }
     all
-}
-
-/// By operation: the events that can be its own. Whoever has only one takes it from the others.
-fn candidates(asked: &[Asked<'_>], revisions: &[u64]) -> Vec<Vec<u64>> {
-    let mut possible: Vec<Vec<u64>> = asked
-        .iter()
-        .map(|asked| {
-            let window = revisions
-                .iter()
-                .copied()
-                .filter(|revision| asked.after < *revision && *revision <= asked.until);
-            window.collect()
-        })
-        .collect();
-    let mut settled = vec![false; asked.len()];
-    while let Some(n) =
-        (0..asked.len()).find(|n| !settled[*n] && asked[*n].certain && possible[*n].len() == 1)
-    {
-        settled[n] = true;
-        let taken = possible[n][0];
-        for (other, revisions) in possible.iter_mut().enumerate() {
-            if other != n {
-                revisions.retain(|revision| *revision != taken);
-            }
-        }
-    }
-    possible
 }

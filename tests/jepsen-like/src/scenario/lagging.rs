@@ -10,12 +10,15 @@ use crate::circuits::Circuits;
 use crate::cluster::{ClusterOptions, status};
 use crate::findings::{Findings, Verdict};
 use crate::monitor::Monitor;
+use crate::node::Node;
 use crate::subscriber::reread;
 use crate::workload::Mix;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A node drains for this long, at most, before it ends.
+const GOES_WITHIN: Duration = Duration::from_secs(15);
 const CLIENTS: u32 = 4;
 const CIRCUITS: usize = 10;
 const SESSION: u8 = 1;
@@ -46,12 +49,9 @@ pub async fn lagging(times: u32, seed: u64) -> anyhow::Result<Findings> {
     let monitor = Monitor::default();
     for time in 0..times {
         if let Err(error) = once(&stage, u64::from(time) + 1, &monitor, &mut findings).await {
-            let went = stage
-                .cluster
-                .nodes()
-                .iter()
-                .find(|node| matches!(node.exit_status(), Ok(Some(_))));
-            let Some(node) = went else { return Err(error) };
+            let Some(node) = who_went(&stage).await else {
+                return Err(error);
+            };
             // A node that finds out that its state is not the cluster's goes.
             findings.broken(
                 "G1",
@@ -137,6 +137,18 @@ async fn once(
         monitor.hear(status);
     }
     Ok(())
+}
+
+/// A node that ended by itself, or is about to: it answers nobody a while before it is gone.
+async fn who_went(stage: &Stage) -> Option<&Node> {
+    let gone = async |stage: &Stage| Ok(find_gone(stage).is_some());
+    stage.wait(GOES_WITHIN, "a node ended", gone).await.ok()?;
+    find_gone(stage)
+}
+
+fn find_gone(stage: &Stage) -> Option<&Node> {
+    let mut nodes = stage.cluster.nodes().iter();
+    nodes.find(|node| matches!(node.exit_status(), Ok(Some(_))))
 }
 
 /// How often the node at this position has installed one, in all its lives.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::happened::Happened;
+use super::happened::{Happened, Moment};
 use crate::circuits::CircuitIndex;
 use crate::history::{Action, Answer, Counted, Level, NOT_FOUND, Op, Outcome, Shown, Totals};
 use crate::rules::{OptionName, Options, Rules};
@@ -159,6 +159,24 @@ impl Input {
     }
 }
 
+/// Whether the places that the event log names are taken as given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hints {
+    /// They are: there is little to try, but if nothing fits, that may be why.
+    Taken,
+    /// Only what answers say counts.
+    Ignored,
+}
+
+impl Hints {
+    fn of(self, moment: Moment) -> Moment {
+        match self {
+            Self::Taken => moment,
+            Self::Ignored => Moment::Unknown,
+        }
+    }
+}
+
 /// Makes entries of operations.
 pub(super) struct Entries<'a> {
     ops: &'a [Op],
@@ -200,26 +218,18 @@ impl<'a> Entries<'a> {
     }
 
     /// What this circuit sees.
-    pub(super) fn of_circuit(&self, circuit: CircuitIndex) -> Vec<Entry> {
+    pub(super) fn of_circuit(&self, circuit: CircuitIndex, hints: Hints) -> Vec<Entry> {
         let mut entries = Vec::new();
         for op in self.ops {
             if let Some(input) = self.input(&op.action, circuit) {
-                self.add(op, circuit, input, &mut entries);
+                self.add(op, circuit, input, hints, &mut entries);
             }
         }
         entries
     }
 
-    fn add(&self, op: &Op, circuit: CircuitIndex, input: Input, entries: &mut Vec<Entry>) {
-        let perhaps = |input: Input| Entry {
-            op: op.id,
-            call: op.started,
-            until: self.stale_after.get(&op.id).copied().unwrap_or(Micros::MAX),
-            certain: false,
-            input,
-            output: None,
-            position: Position::ANY,
-        };
+    fn add(&self, op: &Op, circuit: CircuitIndex, input: Input, hints: Hints, entries: &mut Vec<Entry>) {
+        let perhaps = |input: &Input, moment: Moment| self.perhaps(op, input.clone(), hints.of(moment));
         let certain = |input: Input, output, position| Entry {
             op: op.id,
             call: op.started,
@@ -235,8 +245,8 @@ impl<'a> Entries<'a> {
         match &op.outcome {
             Outcome::Ok(answer) => {
                 if is_acquire {
-                    let times = self.happened.times(op);
-                    entries.extend(std::iter::repeat_n(perhaps(input.clone()), times));
+                    let moments = self.happened.moments(op).into_iter();
+                    entries.extend(moments.map(|moment| perhaps(&input, moment)));
                 }
                 let (output, position) = self.output(answer, &op.action, circuit);
                 entries.push(certain(input, output, position));
@@ -247,8 +257,35 @@ impl<'a> Entries<'a> {
             Outcome::Refused(_) => {}
             Outcome::Unknown(_) if is_read => {}
             Outcome::Unknown(_) => {
-                entries.extend(std::iter::repeat_n(perhaps(input), self.happened.times(op)));
+                let moments = self.happened.moments(op).into_iter();
+                entries.extend(moments.map(|moment| perhaps(&input, moment)));
             }
+        }
+    }
+
+    /// An effect that nobody was told of.
+    fn perhaps(&self, op: &Op, input: Input, moment: Moment) -> Entry {
+        let stale_after = self.stale_after.get(&op.id).copied().unwrap_or(Micros::MAX);
+        let (certain, position) = match moment {
+            Moment::Unknown => (false, Position::ANY),
+            Moment::At(revision) => (true, Position::exactly(revision)),
+            Moment::Between(least, most) => (false, Position { least, most }),
+        };
+        let (from, until) = match moment {
+            Moment::Unknown => (0, Micros::MAX),
+            Moment::At(_) | Moment::Between(..) => (
+                self.happened.begun_after(position.least),
+                self.happened.seen_by(position.most),
+            ),
+        };
+        Entry {
+            op: op.id,
+            call: op.started.max(from),
+            until: stale_after.min(until),
+            certain,
+            input,
+            output: None,
+            position,
         }
     }
 

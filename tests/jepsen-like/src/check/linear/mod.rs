@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | `model` | the sequential circuit: what each operation does and shows |
 //! | `entry` | cuts the history into what each circuit sees of it |
-//! | `happened` | which of the operations that nobody answered took effect at all, by the event log; never when, or in which order |
+//! | `happened` | which of the operations that nobody answered took effect at all, by the event log; and where, as a hint for the search |
 //! | `search` | looks for an order that the model explains |
 //! | `draw` | shows where there is none |
 //!
@@ -29,7 +29,7 @@ use std::thread;
 use parking_lot::Mutex;
 
 use self::draw::Drawing;
-use self::entry::{Entries, Entry};
+use self::entry::{Entries, Hints};
 use self::happened::Happened;
 use self::model::State;
 use self::search::{Verdict, search};
@@ -44,12 +44,7 @@ const BUDGET: usize = 5_000_000;
 
 pub(super) fn check(evidence: &Evidence) -> Findings {
     let entries = Entries::of(&evidence.ops, Happened::of(evidence));
-    let all: Vec<Vec<Entry>> = evidence
-        .circuits
-        .iter()
-        .map(|(circuit, _)| entries.of_circuit(circuit))
-        .collect();
-    let verdicts = search_all(&all);
+    let verdicts = search_all(&entries, evidence.circuits.len());
     let mut findings = Findings::default();
     let (mut explained, mut operations) = (0, 0);
     for (circuit, verdict) in verdicts {
@@ -63,7 +58,7 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
                 let drawing = Drawing {
                     name: &name,
                     ops: &evidence.ops,
-                    entries: &all[circuit],
+                    entries: &entries.of_circuit(circuit, Hints::Ignored),
                     stuck: &stuck,
                 };
                 findings.broken("G2", drawing.text());
@@ -88,7 +83,7 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
 }
 
 /// One circuit after the other, on all processors.
-fn search_all(all: &[Vec<Entry>]) -> Vec<(CircuitIndex, Verdict)> {
+fn search_all(entries: &Entries<'_>, circuits: usize) -> Vec<(CircuitIndex, Verdict)> {
     let next = AtomicUsize::new(0);
     let verdicts = Mutex::new(Vec::new());
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -97,9 +92,10 @@ fn search_all(all: &[Vec<Entry>]) -> Vec<(CircuitIndex, Verdict)> {
             scope.spawn(|| {
                 loop {
                     let circuit = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(entries) = all.get(circuit) else { break };
-                    let verdict = search(entries, &State::default(), BUDGET);
-                    verdicts.lock().push((circuit, verdict));
+                    if circuit >= circuits {
+                        break;
+                    }
+                    verdicts.lock().push((circuit, search_one(entries, circuit)));
                 }
             });
         }
@@ -107,6 +103,18 @@ fn search_all(all: &[Vec<Entry>]) -> Vec<(CircuitIndex, Verdict)> {
     let mut verdicts = verdicts.into_inner();
     verdicts.sort_by_key(|(circuit, _)| *circuit);
     verdicts
+}
+
+/// An order that is found is one, wherever it was looked for. That there is none is only said by a search that took no hint.
+fn search_one(entries: &Entries<'_>, circuit: CircuitIndex) -> Verdict {
+    let search = |hints| {
+        let entries = entries.of_circuit(circuit, hints);
+        search(&entries, &State::default(), BUDGET)
+    };
+    match search(Hints::Taken) {
+        found @ Verdict::Explained(_) => found,
+        Verdict::Refuted(_) | Verdict::GaveUp => search(Hints::Ignored),
+    }
 }
 
 fn name_of(evidence: &Evidence, circuit: CircuitIndex) -> String {

@@ -259,6 +259,27 @@ fn a_batch_of_which_nobody_knows_counts_once_or_never_but_not_twice() {
 }
 
 #[test]
+fn where_the_event_of_a_batch_in_doubt_lies_is_only_a_hint() {
+    let tale = |first, second| {
+        let mut tale = Tale::new();
+        tale.report("F", None);
+        // At revision 1, so before both reads; they say otherwise, and theirs is what counts.
+        tale.it_happened();
+        tale.read(Shown {
+            at: 100,
+            revision: 1,
+            ..failed(1, first)
+        });
+        tale.read(at(100, failed(1, second)));
+        tale
+    };
+    tale(1, 1).is_right();
+    tale(0, 1).is_right();
+    tale(1, 0).is_wrong();
+    tale(0, 2).is_wrong();
+}
+
+#[test]
 fn a_batch_in_doubt_that_comes_and_goes_is_refused() {
     let tale = |last| {
         let mut tale = Tale::new();
