@@ -10,14 +10,16 @@ use super::Evidence;
 use super::effects::named_item;
 use crate::circuits::CircuitIndex;
 use crate::findings::Findings;
-use crate::history::{Action, Answer, Item, Level, Op, Outcome, Shown};
+use crate::history::{Action, Answer, Item, Level, Op, Outcome, Shown, Totals};
 use crate::ledger::Seen;
 use crate::time::Micros;
 
 pub(super) fn check(evidence: &Evidence) -> Findings {
     let mut findings = Findings::default();
+    let lives = evidence.by_circuit();
     let told = Told {
-        lives: evidence.by_circuit(),
+        totals: lives.iter().map(|(_, events)| totals(events)).collect(),
+        lives,
         batches: batches(&evidence.ops),
     };
     let causes = causes(evidence);
@@ -54,9 +56,11 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
                 nodes.add(node, op, at);
                 told.check(op, answer, &mut findings);
             }
+            (Action::Register { .. }, Answer::Registered { .. }) => told.check(op, answer, &mut findings),
             // What is acknowledged now was applied after what was acknowledged before it began.
             (_, Answer::Changed { revision, .. } | Answer::Reported { revision, .. }) => {
                 writes += 1;
+                told.check(op, answer, &mut findings);
                 let changes = match answer {
                     Answer::Reported { items, .. } => !items.iter().all(|item| item.is_not_found()),
                     _ => true,
@@ -150,6 +154,8 @@ impl Nodes {
 /// What the events say.
 struct Told<'a> {
     lives: Vec<(CircuitIndex, Vec<&'a Seen>)>,
+    /// After each of these events.
+    totals: Vec<Vec<Totals>>,
     batches: HashMap<&'a str, &'a [Item]>,
 }
 
@@ -157,11 +163,19 @@ impl Told<'_> {
     fn check(&self, op: &Op, answer: &Answer, findings: &mut Findings) {
         match (&op.action, answer) {
             (Action::Status { circuit, .. }, Answer::Status(shown)) => {
-                self.check_shown(op, *circuit, shown, findings);
+                self.check_shown(op, *circuit, shown, shown.at, findings);
+            }
+            // What it was after this write; the log may have been longer when that was told.
+            (
+                Action::Open { circuit, .. } | Action::Close { circuit, .. } | Action::Reset { circuit, .. },
+                Answer::Changed { circuit: shown, .. },
+            )
+            | (Action::Register { circuit, .. }, Answer::Registered { circuit: shown, .. }) => {
+                self.check_shown(op, *circuit, shown, shown.revision, findings);
             }
             (Action::List { .. }, Answer::Listed { at, circuits, .. }) => {
                 for (circuit, shown) in circuits {
-                    self.check_shown(op, *circuit, shown, findings);
+                    self.check_shown(op, *circuit, shown, shown.at, findings);
                 }
                 for (circuit, _) in &self.lives {
                     let is_listed = circuits.iter().any(|(listed, _)| listed == circuit);
@@ -201,11 +215,12 @@ impl Told<'_> {
         }
     }
 
-    fn check_shown(&self, op: &Op, circuit: CircuitIndex, shown: &Shown, findings: &mut Findings) {
-        let Some(seen) = self.last(circuit, shown.at) else {
+    fn check_shown(&self, op: &Op, circuit: CircuitIndex, shown: &Shown, at: u64, findings: &mut Findings) {
+        let (kind, id) = (op.action.kind(), op.id);
+        let (Some(seen), Some(totals)) = (self.last(circuit, at), self.totals(circuit, at)) else {
             findings.broken(
                 "G2",
-                format!("read {} shows a circuit that did not exist: {shown:?}", op.id),
+                format!("{kind} {id} shows a circuit that did not exist: {shown:?}"),
             );
             return;
         };
@@ -215,11 +230,18 @@ impl Told<'_> {
             generation: seen.event.generation,
             failure_count: failure_count(seen, &self.batches),
             openings_in_a_row: seen.event.openings_in_a_row,
+            totals,
             ..shown.clone()
         };
         findings.require(told == *shown, "G2", || {
-            format!("read {} shows {shown:?}, but the events say {told:?}", op.id)
+            format!("{kind} {id} shows {shown:?}, but the events say {told:?}")
         });
+    }
+
+    fn totals(&self, circuit: CircuitIndex, at: u64) -> Option<Totals> {
+        let (_, events) = self.lives.get(circuit)?;
+        let before = events.partition_point(|seen| seen.event.revision <= at);
+        self.totals.get(circuit)?.get(before.checked_sub(1)?).copied()
     }
 
     /// The circuit's last event up to a revision; `None`: it is not registered then.
@@ -233,6 +255,21 @@ impl Told<'_> {
         );
         (!is_gone).then_some(*seen)
     }
+}
+
+/// What a circuit had counted since it was registered, after each of its events.
+fn totals(events: &[&Seen]) -> Vec<Totals> {
+    let mut totals = Totals::default();
+    let after = events.iter().map(|seen| {
+        match seen.event.r#type() {
+            EventType::Registration => totals = Totals::default(),
+            EventType::Success => totals.successes += seen.event.count,
+            EventType::Failure => totals.failures += seen.event.count,
+            _ => {}
+        }
+        totals
+    });
+    after.collect()
 }
 
 /// Consecutive failures after an event, once all of the batch is applied.
@@ -306,6 +343,38 @@ mod tests {
             ..open_at(2)
         };
         assert_eq!(read(0, wrong).count("G2"), 1);
+    }
+
+    #[test]
+    fn totals_are_the_sum_of_the_events_since_the_registration() {
+        let story = |successes, failures| {
+            let mut story = Story::new(1);
+            let batch = story.report("SSF", None);
+            story.register(0);
+            let mut counted = |kind, count, failure_count| {
+                story.event(Event {
+                    count,
+                    failure_count,
+                    generation: 1,
+                    new_state: State::Closed.into(),
+                    ..outcome(kind, 0, &batch)
+                });
+            };
+            counted(EventType::Success, 2, 0);
+            counted(EventType::Failure, 1, 1);
+            let shown = Shown {
+                at: 3,
+                revision: 3,
+                failure_count: 1,
+                totals: Totals { successes, failures },
+                ..shown(State::Closed.into(), 1)
+            };
+            story.op(status(Level::Linearizable), Outcome::Ok(Answer::Status(shown)));
+            check(&story.evidence()).count("G2")
+        };
+        assert_eq!(story(2, 1), 0);
+        assert_eq!(story(3, 1), 1, "counted twice");
+        assert_eq!(story(2, 0), 1, "lost");
     }
 
     #[test]
@@ -415,9 +484,15 @@ mod tests {
 
     #[test]
     fn a_write_before_its_time_is_found() {
-        let mut story = Story::new(1);
-        story.open("open-1", Some(2));
-        story.last_op().floor = 2;
-        assert_eq!(check(&story.evidence()).count("G2"), 1);
+        let story = |floor| {
+            let mut story = Story::new(1);
+            story.register(0);
+            story.event(opened_by_hand("open-1", 0, 1000));
+            story.open("open-1", Some(2));
+            story.last_op().floor = floor;
+            check(&story.evidence()).count("G2")
+        };
+        assert_eq!(story(1), 0);
+        assert_eq!(story(2), 1);
     }
 }

@@ -152,6 +152,7 @@ impl Story {
                 generation: 2,
                 circuit: Shown {
                     revision,
+                    openings_in_a_row: 1,
                     ..shown(State::Open.into(), 2)
                 },
             }),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::entry::{APPLIED, Entry, Input, Item, LATE, Output, Seen};
+use super::entry::{APPLIED, Entry, Hints, Input, Item, LATE, Output, Seen};
 use super::model::{Life, Phase, State};
 use super::search::Stuck;
 use crate::history::Op;
@@ -21,6 +21,7 @@ pub(super) struct Drawing<'a> {
     pub(super) ops: &'a [Op],
     pub(super) entries: &'a [Entry],
     pub(super) stuck: &'a Stuck,
+    pub(super) hints: Hints,
 }
 
 impl Drawing<'_> {
@@ -32,6 +33,9 @@ impl Drawing<'_> {
             self.stuck.path.len(),
             self.entries.len()
         );
+        if self.hints == Hints::Taken {
+            text.push_str("      with what nobody answered where the event log has it; without that, there was too much to try\n");
+        }
         for n in self.last_placed() {
             let _ = writeln!(text, "      fits  {}", self.line(*n));
         }

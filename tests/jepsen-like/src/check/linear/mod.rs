@@ -29,7 +29,7 @@ use std::thread;
 use parking_lot::Mutex;
 
 use self::draw::Drawing;
-use self::entry::{Entries, Hints};
+use self::entry::{Entries, Entry, Hints};
 use self::happened::Happened;
 use self::model::State;
 use self::search::{Verdict, search};
@@ -42,14 +42,22 @@ use crate::report;
 /// same answer; it is some seconds.
 const BUDGET: usize = 5_000_000;
 
+/// What came of one circuit.
+struct Found {
+    circuit: CircuitIndex,
+    verdict: Verdict,
+    entries: Vec<Entry>,
+    hints: Hints,
+}
+
 pub(super) fn check(evidence: &Evidence) -> Findings {
     let entries = Entries::of(&evidence.ops, Happened::of(evidence));
-    let verdicts = search_all(&entries, evidence.circuits.len());
+    let all = search_all(&entries, evidence.circuits.len());
     let mut findings = Findings::default();
     let (mut explained, mut operations) = (0, 0);
-    for (circuit, verdict) in verdicts {
-        let name = name_of(evidence, circuit);
-        match verdict {
+    for found in all {
+        let name = name_of(evidence, found.circuit);
+        match found.verdict {
             Verdict::Explained(path) => {
                 explained += 1;
                 operations += path.len();
@@ -58,7 +66,8 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
                 let drawing = Drawing {
                     name: &name,
                     ops: &evidence.ops,
-                    entries: &entries.of_circuit(circuit, Hints::Ignored),
+                    entries: &found.entries,
+                    hints: found.hints,
                     stuck: &stuck,
                 };
                 findings.broken("G2", drawing.text());
@@ -83,9 +92,9 @@ pub(super) fn check(evidence: &Evidence) -> Findings {
 }
 
 /// One circuit after the other, on all processors.
-fn search_all(entries: &Entries<'_>, circuits: usize) -> Vec<(CircuitIndex, Verdict)> {
+fn search_all(entries: &Entries<'_>, circuits: usize) -> Vec<Found> {
     let next = AtomicUsize::new(0);
-    let verdicts = Mutex::new(Vec::new());
+    let all = Mutex::new(Vec::new());
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -95,25 +104,38 @@ fn search_all(entries: &Entries<'_>, circuits: usize) -> Vec<(CircuitIndex, Verd
                     if circuit >= circuits {
                         break;
                     }
-                    verdicts.lock().push((circuit, search_one(entries, circuit)));
+                    let found = search_one(entries, circuit);
+                    all.lock().push(found);
                 }
             });
         }
     });
-    let mut verdicts = verdicts.into_inner();
-    verdicts.sort_by_key(|(circuit, _)| *circuit);
-    verdicts
+    let mut all = all.into_inner();
+    all.sort_by_key(|found| found.circuit);
+    all
 }
 
-/// An order that is found is one, wherever it was looked for. That there is none is only said by a search that took no hint.
-fn search_one(entries: &Entries<'_>, circuit: CircuitIndex) -> Verdict {
+/// An order that is found is one, wherever it was looked for. If there is none where the event log has what nobody answered, it is looked for
+/// without that; and if that is too much to try, then the answers and the event log together have no explanation, and that is said.
+fn search_one(entries: &Entries<'_>, circuit: CircuitIndex) -> Found {
     let search = |hints| {
         let entries = entries.of_circuit(circuit, hints);
-        search(&entries, &State::default(), BUDGET)
+        let verdict = search(&entries, &State::default(), BUDGET);
+        Found {
+            circuit,
+            verdict,
+            entries,
+            hints,
+        }
     };
-    match search(Hints::Taken) {
-        found @ Verdict::Explained(_) => found,
-        Verdict::Refuted(_) | Verdict::GaveUp => search(Hints::Ignored),
+    let hinted = search(Hints::Taken);
+    if matches!(hinted.verdict, Verdict::Explained(_)) {
+        return hinted;
+    }
+    let alone = search(Hints::Ignored);
+    match (&hinted.verdict, &alone.verdict) {
+        (Verdict::Refuted(_), Verdict::GaveUp) => hinted,
+        _ => alone,
     }
 }
 
