@@ -90,6 +90,7 @@ impl Outbox {
             urgent: VecDeque::new(),
             report_interval,
             collect_at: None,
+            has_collected: false,
             pace: Pace::default(),
         };
         Self {
@@ -176,6 +177,7 @@ struct Task {
     report_interval: Duration,
     /// When every circuit is asked what it has.
     collect_at: Option<Instant>,
+    has_collected: bool,
     pace: Pace,
 }
 
@@ -226,9 +228,11 @@ impl Task {
 
     /// Waits for something to tell. False: no client is left.
     async fn receive(&mut self, queue: &mut mpsc::Receiver<Message>, received: &mut Vec<Message>) -> bool {
-        let collect_at = *self
-            .collect_at
-            .get_or_insert_with(|| Instant::now() + self.report_interval);
+        let longest = self.report_interval;
+        let least = if self.has_collected { 0.75 } else { 0.0 };
+        // A fleet that was started at once, or waited for the same cluster, must not tell all that it has at once each second.
+        let wait = || longest.mul_f64(rand::random_range(least..1.0));
+        let collect_at = *self.collect_at.get_or_insert_with(|| Instant::now() + wait());
         let hub = &self.hub;
         let paced = self.pace.next();
         let urgent = async {
@@ -252,6 +256,7 @@ impl Task {
     /// Every circuit is asked what it has.
     fn collect(&mut self) {
         self.collect_at = None;
+        self.has_collected = true;
         self.hub.take_urgent();
         self.urgent = self.registry.all().into();
     }

@@ -38,6 +38,24 @@ fn a_long_history_is_accepted_soon() {
 }
 
 #[test]
+fn a_wrong_answer_late_in_a_long_history_is_refused() {
+    let mut refused = 0;
+    for seed in 0..12 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut history = MadeUp::new(seed).in_doubt(0.02).hinted().run(4000);
+        let mut late = history.split_off(3900);
+        if make_impossible(&mut late, &mut rng).is_none() {
+            continue;
+        }
+        history.append(&mut late);
+        let verdict = search(&history, &State::default(), BUDGET);
+        assert!(matches!(verdict, Verdict::Refuted(_)), "seed {seed}: {verdict:?}");
+        refused += 1;
+    }
+    assert!(refused > 5, "{refused}");
+}
+
+#[test]
 fn an_answer_that_nothing_explains_is_refused() {
     let mut refused = BTreeSet::new();
     for seed in 0..300 {
@@ -118,6 +136,8 @@ struct MadeUp {
     permits: Vec<u128>,
     /// How many of the reports are in doubt; of other operations, a tenth of that.
     doubt: f64,
+    /// All in doubt are settled, as by the hints of an event log.
+    is_hinted: bool,
     /// Rises with each change.
     revision: u64,
 }
@@ -131,12 +151,20 @@ impl MadeUp {
             reasons: 0,
             permits: Vec::new(),
             doubt: 0.2,
+            is_hinted: false,
             revision: 0,
         }
     }
 
     fn in_doubt(self, doubt: f64) -> Self {
         Self { doubt, ..self }
+    }
+
+    fn hinted(self) -> Self {
+        Self {
+            is_hinted: true,
+            ..self
+        }
     }
 
     fn run(mut self, operations: usize) -> Vec<Entry> {
@@ -153,6 +181,7 @@ impl MadeUp {
         let (share, settled) = match input {
             Input::Read => (0.0, 0),
             Input::Report(_) => (self.doubt, until + self.rng.random_range(0..200_000)),
+            _ if self.is_hinted => (self.doubt, until + self.rng.random_range(0..200_000)),
             _ => (self.doubt / 10.0, Micros::MAX),
         };
         let in_doubt = self.rng.random_bool(share);

@@ -120,6 +120,22 @@ impl State {
         states
     }
 
+    /// It is so late. Moments that are over make no difference any more: states that differ in nothing else become equal.
+    pub(super) fn forget_before(&mut self, low: Micros) {
+        self.now = self.now.max(low);
+        match self.life.as_mut().map(|life| &mut life.phase) {
+            Some(Phase::Open {
+                until: Some(until), ..
+            }) => *until = (*until).max(low),
+            Some(Phase::HalfOpen { permits, .. }) => {
+                for (_, until) in permits {
+                    *until = (*until).max(low);
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn half_opened(&self, until: Micros) -> Self {
         let mut state = self.clone();
         state.now = state.now.max(until);

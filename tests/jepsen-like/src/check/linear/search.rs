@@ -2,7 +2,8 @@
 //!
 //! The search of Wing and Gong, as Lowe improved it ("Testing for linearizability", 2017) and Porcupine does it: operations that were under
 //! way at the same time are tried in every order, depth first; calls and returns stand in one linked list, from which an operation is lifted
-//! while it is placed; and a set of operations that led to the same state before is not tried again.
+//! while it is placed; and a set of operations that led to the same state before is not tried again. Two sets are the same for that if they differ
+//! only in operations in doubt that would come too late by now, and two states if they differ only in moments that are over.
 //!
 //! An operation of which nobody knows what came of it may take effect at any moment after its call, or never. It is placed just in time:
 //! only if no certain operation fits, and only before one that would not fit, or would not lead to the same state, if it came later. Chains of
@@ -122,21 +123,16 @@ impl<'a> Search<'a> {
                 return Verdict::GaveUp;
             }
             let Some(frame) = stack.last_mut() else { break };
-            if let Some(next) = frame.moves.pop() {
-                let placed = next
-                    .chain
-                    .iter()
-                    .chain([&next.entry])
-                    .fold(frame.placed, |set, n| set ^ mark(*n));
-                if !self.seen.insert(fingerprint(placed, &next.state)) {
+            if let Some(mut next) = frame.moves.pop() {
+                let operations = || next.chain.iter().chain([&next.entry]).copied();
+                let placed = operations().fold(frame.placed, |set, n| set ^ mark(n));
+                let calls = operations().map(|n| self.entries[n].call);
+                let low = calls.fold(frame.low, Micros::max);
+                next.state.forget_before(low);
+                let matters = placed ^ self.too_late(&next.chain, low);
+                if !self.seen.insert(fingerprint(matters, low, &next.state)) {
                     continue;
                 }
-                let calls = next
-                    .chain
-                    .iter()
-                    .chain([&next.entry])
-                    .map(|n| self.entries[*n].call);
-                let low = calls.fold(frame.low, Micros::max);
                 self.list.lift(next.entry);
                 next.chain.iter().for_each(|n| self.used[*n] = true);
                 frame.applied = Some((next.chain, next.entry));
@@ -156,6 +152,15 @@ impl<'a> Search<'a> {
         } else {
             Verdict::Refuted(Box::new(self.deepest.unwrap_or_default()))
         }
+    }
+
+    /// The operations in doubt that are placed, or in this chain, and could not be placed any more: whether they were makes no difference now.
+    fn too_late(&self, chain: &[usize], low: Micros) -> u128 {
+        let is_placed = |n: &usize| self.used[*n] || chain.contains(n);
+        let all = self.doubtful.iter().map(|(n, _)| *n);
+        all.filter(|n| self.entries[*n].until < low)
+            .filter(is_placed)
+            .fold(0, |set, n| set ^ mark(n))
     }
 
     fn frame(&self, state: State, low: Micros, placed: u128) -> Frame {
@@ -200,7 +205,7 @@ impl<'a> Search<'a> {
                 for after in self.extend(chain, *n, high) {
                     let is_hopeful = self.is_hopeful(&chain.state, &after.state, &candidates);
                     let set = after.entries.iter().fold(0, |set, n| set ^ mark(*n));
-                    if is_hopeful && seen.insert(fingerprint(set, &after.state)) {
+                    if is_hopeful && seen.insert(fingerprint(set, after.low, &after.state)) {
                         longer.push(after);
                     }
                 }
@@ -387,8 +392,8 @@ fn mark(n: usize) -> u128 {
 }
 
 /// 128 bits stand for a set of operations and a state: two that differ and share them will not be met.
-fn fingerprint(placed: u128, state: &State) -> u128 {
-    let both = (placed, state);
+fn fingerprint(placed: u128, low: Micros, state: &State) -> u128 {
+    let both = (placed, low, state);
     u128::from(sip(3, &both)) << 64 | u128::from(sip(4, &both))
 }
 
