@@ -140,8 +140,6 @@ pub async fn failpoints(only: Option<&str>, times: u32, seed: u64) -> anyhow::Re
             ("raft", "snapshot_every", 100.into()),
             ("raft", "keep_entries", 250.into()),
             ("raft", "compare_interval", "1s".into()),
-            ("limits", "max_events", 5_000_000.into()),
-            ("limits", "max_event_bytes", 2_000_000_000.into()),
         ],
         env: [1, 2, 3].map(env).into(),
         ..Default::default()

@@ -24,9 +24,9 @@ use crate::workload::Mix;
 
 const CLIENTS: u32 = 6;
 const CIRCUITS: usize = 20;
-const DISK_MIB: u64 = 256;
+const DISK_MIB: u64 = 1024;
 /// So many of a thousand reports are so long that a group of the journal has many pages.
-const PER_MILLE_LONG: u32 = 60;
+const PER_MILLE_LONG: u32 = 5;
 /// Under load a sync comes within this.
 const STRUCK_WITHIN: Duration = Duration::from_secs(10);
 /// The node notices, and ends, within this.
@@ -58,10 +58,6 @@ pub async fn fsync_error(times: u32, seed: u64) -> anyhow::Result<Findings> {
     }
     let mut rng = StdRng::seed_from_u64(seed);
     let options = ClusterOptions {
-        settings: vec![
-            ("limits", "max_events", 5_000_000.into()),
-            ("limits", "max_event_bytes", 2_000_000_000.into()),
-        ],
         lossy_mib: Some(DISK_MIB),
         ..Default::default()
     };

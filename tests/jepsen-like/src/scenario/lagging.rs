@@ -39,8 +39,6 @@ pub async fn lagging(times: u32, seed: u64) -> anyhow::Result<Findings> {
             ("raft", "snapshot_every", 60.into()),
             ("raft", "keep_entries", 150.into()),
             ("raft", "compare_interval", "1s".into()),
-            ("limits", "max_events", 5_000_000.into()),
-            ("limits", "max_event_bytes", 2_000_000_000.into()),
         ],
         ..Default::default()
     };

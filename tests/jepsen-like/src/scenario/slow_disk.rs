@@ -26,7 +26,7 @@ use crate::workload::{Client, Mix};
 
 const CLIENTS: u32 = 6;
 const CIRCUITS: usize = 20;
-const DISK_MIB: u64 = 256;
+const DISK_MIB: u64 = 1024;
 const SLOW_SYNC: Duration = Duration::from_secs(2);
 const SLOW_WRITE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -28,6 +28,7 @@ use crate::workload::{Client, Mix};
 const REST: Duration = Duration::from_secs(20);
 const CALL: Duration = Duration::from_secs(5);
 const REGISTER_AT_ONCE: usize = 32;
+const EVERY_EVENT: [(&str, i64); 2] = [("max_events", 5_000_000), ("max_event_bytes", 2_000_000_000)];
 /// Who looks at everything in the end.
 const LAST: u32 = 999;
 
@@ -46,7 +47,14 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Starts a cluster with these circuits, and one subscriber a node.
-    pub(super) async fn start(options: ClusterOptions, circuits: Circuits) -> anyhow::Result<Self> {
+    ///
+    /// Every event of the scenario stays, unless it asks for less: no subscriber may miss one, and all is read again in the end.
+    pub(super) async fn start(mut options: ClusterOptions, circuits: Circuits) -> anyhow::Result<Self> {
+        for (limit, most) in EVERY_EVENT {
+            if !options.settings.iter().any(|(_, name, _)| *name == limit) {
+                options.settings.push(("limits", limit, most.into()));
+            }
+        }
         let cluster = Cluster::start(options).await?;
         let clock = Clock::start();
         let mut stage = Self {
@@ -140,6 +148,8 @@ impl Stage {
             Mix::Reads,
             0,
         );
+        // Some of the clients may have unregistered what is to be looked at.
+        last.register_all().await?;
         last.look_at_all().await?;
         self.finish_with(findings, check::all).await
     }

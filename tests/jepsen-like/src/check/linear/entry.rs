@@ -27,6 +27,8 @@ pub(super) struct Entry {
     pub(super) until: Micros,
     /// Whether it took effect at all; if not, nobody knows.
     pub(super) certain: bool,
+    /// It is one of several of this operation, of which at most one took effect.
+    pub(super) exclusive: bool,
     pub(super) input: Input,
     /// `None`: nobody knows.
     pub(super) output: Option<Output>,
@@ -169,10 +171,12 @@ pub(super) enum Hints {
 }
 
 impl Hints {
-    fn of(self, moment: Moment) -> Moment {
-        match self {
-            Self::Taken => moment,
-            Self::Ignored => Moment::Unknown,
+    fn of(self, moments: Vec<Moment>) -> Vec<Moment> {
+        match (self, moments.as_slice()) {
+            (Self::Taken, _) => moments,
+            // Of these, only one can be.
+            (Self::Ignored, [Moment::Perhaps(_), ..]) => vec![Moment::Unknown],
+            (Self::Ignored, _) => vec![Moment::Unknown; moments.len()],
         }
     }
 }
@@ -229,12 +233,12 @@ impl<'a> Entries<'a> {
     }
 
     fn add(&self, op: &Op, circuit: CircuitIndex, input: Input, hints: Hints, entries: &mut Vec<Entry>) {
-        let perhaps = |input: &Input, moment: Moment| self.perhaps(op, input.clone(), hints.of(moment));
         let certain = |input: Input, output, position| Entry {
             op: op.id,
             call: op.started,
             until: op.ended,
             certain: true,
+            exclusive: false,
             input,
             output: Some(output),
             position,
@@ -245,8 +249,7 @@ impl<'a> Entries<'a> {
         match &op.outcome {
             Outcome::Ok(answer) => {
                 if is_acquire {
-                    let moments = self.happened.moments(op).into_iter();
-                    entries.extend(moments.map(|moment| perhaps(&input, moment)));
+                    self.add_unanswered(op, &input, hints, entries);
                 }
                 let (output, position) = self.output(answer, &op.action, circuit);
                 entries.push(certain(input, output, position));
@@ -257,10 +260,14 @@ impl<'a> Entries<'a> {
             Outcome::Refused(_) => {}
             Outcome::Unknown(_) if is_read => {}
             Outcome::Unknown(_) => {
-                let moments = self.happened.moments(op).into_iter();
-                entries.extend(moments.map(|moment| perhaps(&input, moment)));
+                self.add_unanswered(op, &input, hints, entries);
             }
         }
+    }
+
+    fn add_unanswered(&self, op: &Op, input: &Input, hints: Hints, entries: &mut Vec<Entry>) {
+        let moments = hints.of(self.happened.moments(op)).into_iter();
+        entries.extend(moments.map(|moment| self.perhaps(op, input.clone(), moment)));
     }
 
     /// An effect that nobody was told of.
@@ -269,11 +276,12 @@ impl<'a> Entries<'a> {
         let (certain, position) = match moment {
             Moment::Unknown => (false, Position::ANY),
             Moment::At(revision) => (true, Position::exactly(revision)),
+            Moment::Perhaps(revision) => (false, Position::exactly(revision)),
             Moment::Between(least, most) => (false, Position { least, most }),
         };
         let (from, until) = match moment {
             Moment::Unknown => (0, Micros::MAX),
-            Moment::At(_) | Moment::Between(..) => (
+            Moment::At(_) | Moment::Perhaps(_) | Moment::Between(..) => (
                 self.happened.begun_after(position.least),
                 self.happened.seen_by(position.most),
             ),
@@ -283,6 +291,7 @@ impl<'a> Entries<'a> {
             call: op.started.max(from),
             until: stale_after.min(until),
             certain,
+            exclusive: matches!(moment, Moment::Perhaps(_)),
             input,
             output: None,
             position,

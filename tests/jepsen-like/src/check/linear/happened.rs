@@ -17,6 +17,9 @@ use crate::check::{Evidence, label};
 use crate::history::{Action, Level, Op};
 use crate::time::Micros;
 
+/// Of an operation that can have more events than this, only the first and the last count.
+const MOST_PLACES: usize = 32;
+
 /// The names that events give, with their revisions.
 pub(super) struct Happened<'a> {
     /// Batches, reasons of acts by hand, and labels of registrations; the last event that has the name.
@@ -35,6 +38,8 @@ pub(super) enum Moment {
     Unknown,
     /// This is its event.
     At(u64),
+    /// This is its event, or another of the operation's is, or none.
+    Perhaps(u64),
     /// If at all, then not before the first and not after the second.
     Between(u64, u64),
 }
@@ -82,9 +87,11 @@ impl<'a> Happened<'a> {
         let name = match &op.action {
             Action::Acquire { permit, .. } => return self.granted(op, permit),
             Action::Configure { .. } => {
-                let possible = self.configured.get(&op.id);
-                let between = |events: &Vec<u64>| Some(Moment::Between(*events.first()?, *events.last()?));
-                return possible.and_then(between).into_iter().collect();
+                let possible = self.configured.get(&op.id).map_or(&[][..], Vec::as_slice);
+                return match possible {
+                    [first, .., last] if possible.len() > MOST_PLACES => vec![Moment::Between(*first, *last)],
+                    _ => possible.iter().copied().map(Moment::Perhaps).collect(),
+                };
             }
             // One without a label is named by nothing.
             Action::Register { label, .. } if label.is_empty() => return vec![Moment::Unknown],

@@ -80,6 +80,7 @@ fn on_tiny_histories_it_agrees_with_trying_everything() {
     for seed in 0..4000 {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut history = MadeUp::new(seed).in_doubt(0.4).run(6);
+        give_alternatives(&mut history, &mut rng);
         if seed % 4 != 0 {
             mutate(&mut history, &mut rng);
         }
@@ -100,6 +101,24 @@ fn on_tiny_histories_it_agrees_with_trying_everything() {
     );
 }
 
+/// Some of those in doubt happened then, or at another time, or never.
+fn give_alternatives(history: &mut Vec<Entry>, rng: &mut StdRng) {
+    for n in 0..history.len() {
+        if history[n].certain || rng.random_bool(0.5) {
+            continue;
+        }
+        history[n].op = n + 1;
+        history[n].exclusive = true;
+        let mut other = history[n].clone();
+        other.call += rng.random_range(0..200_000);
+        other.until = other
+            .until
+            .saturating_add(rng.random_range(0..200_000))
+            .max(other.call);
+        history.push(other);
+    }
+}
+
 /// Every order of every choice of those in doubt.
 fn tries_everything(entries: &[Entry], left: &[usize], state: &State, low: Micros) -> bool {
     let certain = || left.iter().filter(|n| entries[**n].certain);
@@ -113,7 +132,9 @@ fn tries_everything(entries: &[Entry], left: &[usize], state: &State, low: Micro
         if low > high {
             return false;
         }
-        let rest: Vec<_> = left.iter().copied().filter(|other| other != n).collect();
+        let instead = |other: &usize| entry.exclusive && entries[*other].op == entry.op;
+        let others = left.iter().copied().filter(|other| other != n);
+        let rest: Vec<_> = others.filter(|other| !instead(other)).collect();
         state
             .step(
                 &entry.input,
@@ -218,6 +239,7 @@ impl MadeUp {
             call,
             until,
             certain: true,
+            exclusive: false,
             input,
             output: Some(output),
             position,
@@ -311,6 +333,7 @@ fn perhaps(call: Micros, until: Micros, input: Input) -> Entry {
         call,
         until,
         certain: false,
+        exclusive: false,
         input,
         output: None,
         position: Position::ANY,

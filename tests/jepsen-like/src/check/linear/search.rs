@@ -54,6 +54,8 @@ struct Search<'a> {
     /// Those in doubt, by call; each with the latest end of all up to it.
     doubtful: Vec<(usize, Micros)>,
     used: Vec<bool>,
+    /// By entry: the others, if at most one of them took effect.
+    siblings: Vec<Vec<usize>>,
     seen: HashSet<u128>,
     budget: usize,
     steps: Cell<usize>,
@@ -98,12 +100,20 @@ impl<'a> Search<'a> {
             latest = entries[n].until.max(latest);
             (n, latest)
         };
+        let mut siblings = vec![Vec::new(); entries.len()];
+        let exclusive = || in_doubt.iter().copied().filter(|n| entries[*n].exclusive);
+        for n in exclusive() {
+            siblings[n] = exclusive()
+                .filter(|other| *other != n && entries[*other].op == entries[n].op)
+                .collect();
+        }
         let doubtful = in_doubt.into_iter().map(with_latest).collect();
         Self {
             entries,
             list: List::of(entries),
             doubtful,
             used: vec![false; entries.len()],
+            siblings,
             seen: HashSet::new(),
             budget,
             steps: Cell::new(0),
@@ -160,6 +170,12 @@ impl<'a> Search<'a> {
         let all = self.doubtful.iter().map(|(n, _)| *n);
         all.filter(|n| self.entries[*n].until < low)
             .filter(is_placed)
+            // It stands in the way of those.
+            .filter(|n| {
+                self.siblings[*n]
+                    .iter()
+                    .all(|other| self.entries[*other].until < low)
+            })
             .fold(0, |set, n| set ^ mark(n))
     }
 
@@ -194,12 +210,17 @@ impl<'a> Search<'a> {
             .take_while(|(_, latest)| *latest >= frame.low)
             .map(|(n, _)| *n)
             .filter(|n| !self.used[*n] && self.entries[*n].until >= frame.low)
+            .filter(|n| !self.siblings[*n].iter().any(|other| self.used[*other]))
             .collect();
         let mut seen = HashSet::new();
         let mut longer = Vec::new();
         for chain in &frame.chains {
             for n in &open {
-                if chain.entries.contains(n) {
+                if chain.entries.contains(n)
+                    || self.siblings[*n]
+                        .iter()
+                        .any(|other| chain.entries.contains(other))
+                {
                     continue;
                 }
                 for after in self.extend(chain, *n, high) {

@@ -162,10 +162,8 @@ fn cuts_are_cuts() -> anyhow::Result<()> {
 async fn play(how: How, round: u32, cuts: &[Who], seed: u64, sum: &mut Sum) -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
     let mut rng = StdRng::seed_from_u64(seed);
-    let (name, mut settings, mix) = variant(round);
+    let (name, settings, mix) = variant(round);
     // Every event of the round stays: a subscriber may miss none.
-    settings.push(("limits", "max_events", 5_000_000.into()));
-    settings.push(("limits", "max_event_bytes", 2_000_000_000.into()));
     let options = ClusterOptions {
         settings,
         disk_mib: (how == How::Ext4).then_some(DISK_MIB),
