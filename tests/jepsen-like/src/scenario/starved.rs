@@ -1,4 +1,5 @@
-//! Each node gets a twentieth of a processor (row 28 of the matrix, in short): no leader is lost over it beyond a bound, light writes go on, and nothing grows.
+//! Each node gets a twentieth of a processor, or less where that is more than it wants (row 28 of the matrix, in short): no leader is lost over it
+//! beyond a bound, light writes go on, and nothing grows.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,10 @@ const GROWTH_MIB: f64 = 16.0;
 /// Of the writes that were sent, so many must be acknowledged.
 const ACKNOWLEDGED: f64 = 0.5;
 const PERIOD_US: u64 = 100_000;
+/// Whoever did not have to wait for so many seconds gets half as much.
+const TIGHTEN_EVERY: u64 = 3;
+/// The kernel divides no finer.
+const LEAST_QUOTA_US: u64 = 1000;
 
 /// Whether nodes can be given less of a processor here; says why not.
 ///
@@ -35,7 +40,7 @@ pub fn can_starve() -> anyhow::Result<()> {
     Cage::make("brama-faults-trial", 50).map(drop)
 }
 
-/// For so many seconds, with so many hundredths of a processor for each node.
+/// For so many seconds, with so many hundredths of a processor for each node, or as much less as makes it wait.
 ///
 /// # Errors
 /// When it could not be done, e.g. because the processor cannot be divided here.
@@ -62,6 +67,7 @@ pub async fn starved(seconds: u64, percent: u64) -> anyhow::Result<Findings> {
         cages.push(cage);
     }
     let mut held = vec![Vec::new(); stage.nodes.len()];
+    let mut quotas = vec![PERIOD_US * percent / 100; cages.len()];
     for second in 0..seconds {
         progress::step(format!(
             "{percent} % of a processor for each node, {second} of {seconds} s"
@@ -69,6 +75,14 @@ pub async fn starved(seconds: u64, percent: u64) -> anyhow::Result<Findings> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         for (held, node) in held.iter_mut().zip(stage.cluster.nodes()) {
             held.push(memory::of(node)?);
+        }
+        if second % TIGHTEN_EVERY == TIGHTEN_EVERY - 1 {
+            for (cage, quota) in cages.iter().zip(&mut quotas) {
+                if cage.throttled()? == 0 && *quota > LEAST_QUOTA_US {
+                    *quota = (*quota / 2).max(LEAST_QUOTA_US);
+                    cage.limit(Some(*quota))?;
+                }
+            }
         }
     }
     let sent = stage.history.ops().len() - sent_before;
@@ -96,7 +110,7 @@ pub async fn starved(seconds: u64, percent: u64) -> anyhow::Result<Findings> {
     }
     findings.figure(
         "times that the nodes had to wait for the processor",
-        format!("{throttled:?}"),
+        format!("{throttled:?}, with {quotas:?} us of {PERIOD_US} in the end"),
     );
     let allowed = (ELECTIONS_A_MINUTE * seconds as f64 / 60.0).ceil() as u64;
     findings.figure("elections", format!("{elections} ({allowed} allowed)"));
