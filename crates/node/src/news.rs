@@ -21,7 +21,7 @@ use brama_raft::Replica;
 use brama_raft::failpoints::{self, Point};
 
 use self::board::Board;
-pub(crate) use self::board::Found;
+pub(crate) use self::board::{Found, Interest};
 use self::pace::Pace;
 
 /// Events that are read from the log at once; the log is locked meanwhile.
@@ -42,13 +42,14 @@ impl News {
     }
 
     /// Follows these circuits, or all if there are none.
-    pub(crate) fn follow(&self, names: Arc<[CircuitName]>) -> Following {
+    pub(crate) fn follow(&self, names: Arc<[CircuitName]>, interest: Interest) -> Following {
         let bell = Arc::new(Notify::new());
-        let number = self.board.lock().enter(&names, bell.clone());
+        let number = self.board.lock().enter(&names, interest, bell.clone());
         Following {
             news: self.clone(),
             number,
             names,
+            interest,
             bell,
         }
     }
@@ -117,6 +118,7 @@ pub(crate) struct Following {
     news: News,
     number: u64,
     names: Arc<[CircuitName]>,
+    interest: Interest,
     bell: Arc<Notify>,
 }
 
@@ -126,14 +128,17 @@ impl Following {
         self.bell.notified().await;
     }
 
-    /// What the circuits that it follows have had after revision `after`.
+    /// What the circuits that it follows have had after revision `after` that is of interest.
     pub(crate) fn read(&self, after: u64) -> Found {
-        self.news.board.lock().read(&self.names, after)
+        self.news.board.lock().read(&self.names, self.interest, after)
     }
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.news.board.lock().leave(self.number, &self.names);
+        self.news
+            .board
+            .lock()
+            .leave(self.number, &self.names, self.interest);
     }
 }

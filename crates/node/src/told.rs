@@ -13,6 +13,17 @@ use brama_core::event::{Event, EventKind};
 use brama_core::name::CircuitName;
 use brama_core::query::CircuitStatus;
 
+/// Whether an event matters to who decides by its circuit, and was told whether it held failures before.
+pub(crate) fn is_news(event: &Event, was_failing: bool) -> bool {
+    let is_report = matches!(event.kind, EventKind::Success | EventKind::Failure);
+    !is_report || was_failing != is_failing(event)
+}
+
+/// Whether the circuit holds failures after it.
+pub(crate) fn is_failing(event: &Event) -> bool {
+    event.failure_count > 0 && event.new_state.is_some()
+}
+
 /// The circuits that a watcher was last told to hold failures. Clones share it: the snapshot tells, then the events.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
@@ -29,16 +40,14 @@ impl Told {
 
     /// Whether the watcher is to be sent this event; if so, it counts as told.
     pub(crate) fn is_news(&self, event: &Event) -> bool {
-        let is_report = matches!(event.kind, EventKind::Success | EventKind::Failure);
         let Some(name) = &event.name else {
             return true;
         };
-        let is_failing = event.failure_count > 0 && event.new_state.is_some();
         let mut failing = self.failing.lock();
-        if is_report && failing.contains(name) == is_failing {
+        if !is_news(event, failing.contains(name)) {
             return false;
         }
-        if is_failing {
+        if is_failing(event) {
             failing.insert(name.clone());
         } else {
             failing.remove(name);

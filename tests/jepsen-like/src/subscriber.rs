@@ -173,13 +173,17 @@ impl Subscriber {
 
 /// Reads everything again from the oldest event on, from each of these nodes: what was ever shown must still be there, unchanged.
 ///
-/// Subscribers that only ever go on would not notice if a restarted node had other events before their cursor.
-pub async fn reread(nodes: &Nodes, positions: impl Iterator<Item = usize>, ledger: &Ledger) -> Findings {
+/// The newest `kept` of them must be there. Subscribers that only ever go on would not notice if a restarted node had other events before their cursor.
+pub async fn reread(
+    nodes: &Nodes,
+    positions: impl Iterator<Item = usize>,
+    ledger: &Ledger,
+    kept: u64,
+) -> Findings {
     let mut findings = Findings::default();
     let events = ledger.events();
-    let newest = events.keys().next_back().copied().unwrap_or(0);
     for position in positions {
-        if let Err(problem) = reread_one(nodes, position, &events, newest, &mut findings).await {
+        if let Err(problem) = reread_one(nodes, position, &events, kept, &mut findings).await {
             findings.broken(
                 "G8",
                 format!("node {} cannot be read again: {problem}", position + 1),
@@ -193,7 +197,7 @@ async fn reread_one(
     nodes: &Nodes,
     position: usize,
     events: &BTreeMap<u64, Seen>,
-    newest: u64,
+    kept: u64,
     findings: &mut Findings,
 ) -> Result<(), tonic::Status> {
     let request = v1::SubscribeRequest {
@@ -201,6 +205,7 @@ async fn reread_one(
         ..Default::default()
     };
     let mut stream = nodes.events(position).subscribe(request).await?.into_inner();
+    let newest = events.keys().next_back().copied().unwrap_or(0);
     let mut next = 1;
     // Also a node that says again and again that there is nothing new is silent.
     let mut silent = tokio::time::Instant::now() + SILENCE;
@@ -215,6 +220,9 @@ async fn reread_one(
         };
         match response.and_then(|response| response.message) {
             Some(Message::Event(event)) => {
+                if next == 1 && event.revision + kept <= newest + 1 {
+                    next = event.revision;
+                }
                 let shown = events.get(&next).map(|seen| &seen.event);
                 findings.require(shown == Some(&event), "G8", || {
                     format!("revision {next} was {shown:?} when it was first seen, and is {event:?} now")

@@ -23,6 +23,7 @@ use brama_raft::Replica;
 use super::shared_events::SharedEvents;
 use super::{Api, errors};
 use crate::filter::Filter;
+use crate::news::Interest;
 use crate::subscribers::{Position, Seat};
 use crate::subscription::{Delivery, Ended, Selection, Subscription};
 use crate::told::Told;
@@ -156,9 +157,13 @@ impl Messages {
 
 impl Api {
     fn subscription(&self, selection: Selection, position: u64, shown: Position) -> Subscription {
+        let interest = match selection.changes_only {
+            Some(_) => Interest::Changes,
+            None => Interest::Everything,
+        };
         Subscription {
             replica: self.replica.clone(),
-            following: self.news.follow(selection.names.clone()),
+            following: self.news.follow(selection.names.clone(), interest),
             selection,
             position,
             shown,

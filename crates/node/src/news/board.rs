@@ -8,6 +8,8 @@ use tokio::sync::Notify;
 use brama_core::event::Event;
 use brama_core::name::CircuitName;
 
+use crate::told;
+
 /// Newest events that are kept of one circuit.
 const KEPT: usize = 256;
 /// A subscriber that follows more circuits than this by name looks through the log: to ask for each of them would cost more.
@@ -32,21 +34,92 @@ pub(super) struct Board {
     next: u64,
     /// Those who are concerned by every event.
     all: HashSet<u64>,
-    desks: HashMap<CircuitName, Desk>,
+    desks: HashMap<CircuitName, Desks>,
     /// Names with events that their followers have not been woken for.
     rung: Vec<CircuitName>,
     /// Anything was taken in since anybody was woken.
     any: bool,
 }
 
+/// What of a circuit a follower by name is woken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// Each of its events.
+    Everything,
+    /// Not successes and failures that change nothing for who decides by the circuit ([`told::is_news`]).
+    Changes,
+}
+
 /// A circuit that somebody follows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
+struct Desks {
+    everything: Desk,
+    changes: Desk,
+    /// Whether it held failures after the newest event; `None`: there was none yet.
+    failing: Option<bool>,
+}
+
+/// Those who follow a circuit for the same.
+#[derive(Debug, Default)]
 struct Desk {
     followers: HashSet<u64>,
-    /// All its events after `since`.
+    /// All its events after `since` that are of interest here; none is kept for nobody.
     recent: VecDeque<Arc<Event>>,
     since: u64,
     rung: bool,
+}
+
+impl Desks {
+    fn of(&mut self, interest: Interest) -> &mut Desk {
+        match interest {
+            Interest::Everything => &mut self.everything,
+            Interest::Changes => &mut self.changes,
+        }
+    }
+
+    fn both(&mut self) -> [&mut Desk; 2] {
+        [&mut self.everything, &mut self.changes]
+    }
+
+    /// Whether anybody is to be woken for it who was not before.
+    fn take_in(&mut self, event: &Arc<Event>) -> bool {
+        let is_failing = told::is_failing(event);
+        let is_news = self
+            .failing
+            .is_none_or(|was_failing| told::is_news(event, was_failing));
+        self.failing = Some(is_failing);
+        let rings = self.everything.take_in(event);
+        (is_news && self.changes.take_in(event)) || rings
+    }
+}
+
+impl Desk {
+    fn take_in(&mut self, event: &Arc<Event>) -> bool {
+        if self.followers.is_empty() {
+            return false;
+        }
+        if self.recent.len() == KEPT
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.since = oldest.revision;
+        }
+        self.recent.push_back(event.clone());
+        !std::mem::replace(&mut self.rung, true)
+    }
+
+    fn enter(&mut self, number: u64, position: u64) {
+        if self.followers.is_empty() {
+            self.since = position;
+        }
+        self.followers.insert(number);
+    }
+
+    fn leave(&mut self, number: u64) {
+        self.followers.remove(&number);
+        if self.followers.is_empty() {
+            *self = Self::default();
+        }
+    }
 }
 
 impl Board {
@@ -59,7 +132,7 @@ impl Board {
     }
 
     /// Enters a follower of these names, or of everything.
-    pub(super) fn enter(&mut self, names: &[CircuitName], bell: Arc<Notify>) -> u64 {
+    pub(super) fn enter(&mut self, names: &[CircuitName], interest: Interest, bell: Arc<Notify>) -> u64 {
         let number = self.next;
         self.next += 1;
         self.bells.insert(number, bell);
@@ -68,28 +141,23 @@ impl Board {
             return number;
         }
         for name in names {
-            let desk = self.desks.entry(name.clone()).or_insert_with(|| Desk {
-                followers: HashSet::new(),
-                recent: VecDeque::new(),
-                since: self.position,
-                rung: false,
-            });
-            desk.followers.insert(number);
+            let desks = self.desks.entry(name.clone()).or_default();
+            desks.of(interest).enter(number, self.position);
         }
         number
     }
 
     /// Strikes out a follower.
-    pub(super) fn leave(&mut self, number: u64, names: &[CircuitName]) {
+    pub(super) fn leave(&mut self, number: u64, names: &[CircuitName], interest: Interest) {
         self.bells.remove(&number);
         if !is_by_name(names) {
             self.all.remove(&number);
             return;
         }
         for name in names {
-            if let Some(desk) = self.desks.get_mut(name) {
-                desk.followers.remove(&number);
-                if desk.followers.is_empty() {
+            if let Some(desks) = self.desks.get_mut(name) {
+                desks.of(interest).leave(number);
+                if desks.both().iter().all(|desk| desk.followers.is_empty()) {
                     self.desks.remove(name);
                 }
             }
@@ -102,18 +170,9 @@ impl Board {
             assert_eq!(event.revision, self.position + 1, "the log of events has no gap");
             self.position = event.revision;
             self.any = true;
-            let desk = event.name.as_ref().and_then(|name| self.desks.get_mut(name));
-            if let Some(desk) = desk {
-                if desk.recent.len() == KEPT
-                    && let Some(oldest) = desk.recent.pop_front()
-                {
-                    desk.since = oldest.revision;
-                }
-                desk.recent.push_back(event.clone());
-                if !desk.rung {
-                    desk.rung = true;
-                    self.rung.extend(event.name.clone());
-                }
+            let desks = event.name.as_ref().and_then(|name| self.desks.get_mut(name));
+            if desks.is_some_and(|desks| desks.take_in(event)) {
+                self.rung.extend(event.name.clone());
             }
         }
     }
@@ -122,9 +181,12 @@ impl Board {
     pub(super) fn skip_to(&mut self, position: u64) {
         self.position = position;
         self.any = true;
-        for desk in self.desks.values_mut() {
-            desk.recent.clear();
-            desk.since = position;
+        for desks in self.desks.values_mut() {
+            desks.failing = None;
+            for desk in desks.both() {
+                desk.recent.clear();
+                desk.since = position;
+            }
         }
         self.wake_all();
     }
@@ -138,12 +200,16 @@ impl Board {
         }
         for name in self.rung.drain(..) {
             // Its followers may all have left.
-            if let Some(desk) = self.desks.get_mut(&name) {
-                desk.rung = false;
-                woken += desk.followers.len();
-                desk.followers
-                    .iter()
-                    .for_each(|number| ring(&self.bells, *number));
+            let Some(desks) = self.desks.get_mut(&name) else {
+                continue;
+            };
+            for desk in desks.both() {
+                if std::mem::take(&mut desk.rung) {
+                    woken += desk.followers.len();
+                    desk.followers
+                        .iter()
+                        .for_each(|number| ring(&self.bells, *number));
+                }
             }
         }
         u32::try_from(woken).unwrap_or(u32::MAX)
@@ -153,14 +219,18 @@ impl Board {
         self.bells.values().for_each(|bell| bell.notify_one());
     }
 
-    /// What these circuits have had after revision `after`. The names are those of a follower.
-    pub(super) fn read(&self, names: &[CircuitName], after: u64) -> Found {
+    /// What these circuits have had after revision `after` that is of interest. Names and interest are those of a follower.
+    pub(super) fn read(&self, names: &[CircuitName], interest: Interest, after: u64) -> Found {
         if !is_by_name(names) {
             return Found::InTheLog;
         }
         let mut events = VecDeque::new();
         for name in names {
-            let Some(desk) = self.desks.get(name).filter(|desk| desk.since <= after) else {
+            let desk = self.desks.get(name).map(|desks| match interest {
+                Interest::Everything => &desks.everything,
+                Interest::Changes => &desks.changes,
+            });
+            let Some(desk) = desk.filter(|desk| desk.since <= after) else {
                 return Found::InTheLog;
             };
             // What is new is at the end.

@@ -35,6 +35,7 @@ const CIRCUITS: usize = 20;
 const DISK_BYTES: u64 = 160 * 1024 * 1024;
 /// `limits.min_free_bytes`.
 const MIN_FREE: i64 = 32 * 1024 * 1024;
+const KEPT_EVENTS: i64 = 50_000;
 /// A small log, so that snapshots are taken while the disk is full.
 const SNAPSHOT_EVERY: i64 = 300;
 /// Beside the clients: a registration of what is registered, with a lot of metadata, so often. It changes nothing, and fills the log: the
@@ -96,6 +97,8 @@ pub async fn full_disk(keep_full: Duration, seed: u64) -> anyhow::Result<Finding
                 ("raft", "snapshot_every", SNAPSHOT_EVERY.into()),
                 ("raft", "keep_entries", 100.into()),
                 ("limits", "min_free_bytes", MIN_FREE.into()),
+                // So that snapshots stay small beside the disks.
+                ("limits", "max_events", KEPT_EVENTS.into()),
             ],
             env: disks.env(),
             ..Default::default()

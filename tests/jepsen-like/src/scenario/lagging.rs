@@ -11,7 +11,6 @@ use crate::cluster::{ClusterOptions, status};
 use crate::findings::{Findings, Verdict};
 use crate::monitor::Monitor;
 use crate::node::Node;
-use crate::subscriber::reread;
 use crate::workload::Mix;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -113,7 +112,7 @@ async fn once(
     }
 
     // What it has is what the others have.
-    findings.merge_failures(reread(&stage.nodes, [behind].into_iter(), &stage.ledger).await);
+    findings.merge_failures(stage.reread([behind].into_iter()).await);
     acts::lead(stage, behind).await?;
     let again = old.again(stage, leader).await;
     match again {

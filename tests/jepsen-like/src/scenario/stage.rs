@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use brama_proto::v1;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
@@ -43,6 +43,8 @@ pub(super) struct Stage {
     addresses: watch::Sender<Vec<SocketAddr>>,
     watching: CancellationToken,
     watchers: JoinSet<()>,
+    /// So many events a node keeps at least.
+    kept: u64,
 }
 
 impl Stage {
@@ -55,6 +57,9 @@ impl Stage {
                 options.settings.push(("limits", limit, most.into()));
             }
         }
+        let most = options.settings.iter().find(|(_, name, _)| *name == "max_events");
+        let kept = most.and_then(|(_, _, most)| u64::try_from(most.as_integer()?).ok());
+        let kept = kept.context("the number of events is a number")?;
         let cluster = Cluster::start(options).await?;
         let clock = Clock::start();
         let mut stage = Self {
@@ -67,6 +72,7 @@ impl Stage {
             ledger: Arc::new(Ledger::new(clock)),
             watching: CancellationToken::new(),
             watchers: JoinSet::new(),
+            kept,
         };
         for home in 0..stage.nodes.len() {
             let id = u32::try_from(home)? + 1;
@@ -179,7 +185,7 @@ impl Stage {
             watcher?;
         }
         let up = |position: &usize| self.cluster.nodes()[*position].is_up();
-        let reread = reread(&self.nodes, (0..self.nodes.len()).filter(up), &self.ledger).await;
+        let reread = self.reread((0..self.nodes.len()).filter(up)).await;
         let (_, delivered) = self.ledger.take();
         let evidence = self.evidence();
         findings.merge(delivered);
@@ -199,6 +205,11 @@ impl Stage {
             self.cluster.keep_folder();
         }
         Ok(findings)
+    }
+
+    /// Everything that these nodes must still have.
+    pub(super) async fn reread(&self, positions: impl Iterator<Item = usize>) -> Findings {
+        reread(&self.nodes, positions, &self.ledger, self.kept).await
     }
 
     async fn is_none_open(&self) -> anyhow::Result<bool> {

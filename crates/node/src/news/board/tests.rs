@@ -7,19 +7,25 @@ use brama_core::time::ClusterTime;
 
 use super::*;
 
+use brama_core::circuit::StateName;
+
 fn name(n: usize) -> CircuitName {
     CircuitName::new(None, &format!("circuit-{n}")).unwrap()
 }
 
 fn event(revision: u64, circuit: Option<usize>) -> Arc<Event> {
-    Arc::new(Event {
+    Arc::new(failure(revision, circuit))
+}
+
+fn failure(revision: u64, circuit: Option<usize>) -> Event {
+    Event {
         revision,
         time: ClusterTime::from_micros(revision),
         name: circuit.map(name),
         kind: EventKind::Failure,
         previous_state: None,
-        new_state: None,
-        failure_count: 0,
+        new_state: Some(StateName::Closed),
+        failure_count: 1,
         cause: Cause::Request,
         reason: None,
         metadata: Arc::default(),
@@ -28,6 +34,16 @@ fn event(revision: u64, circuit: Option<usize>) -> Arc<Event> {
         expires_at: None,
         permit: None,
         openings_in_a_row: 0,
+    }
+}
+
+/// Mostly a success or a failure.
+fn any_event(rng: &mut StdRng, revision: u64, circuit: Option<usize>) -> Arc<Event> {
+    let kind = [EventKind::Success, EventKind::Failure, EventKind::CircuitOpened][rng.random_range(0..7) % 3];
+    Arc::new(Event {
+        kind,
+        failure_count: u32::from(kind != EventKind::Success),
+        ..failure(revision, circuit)
     })
 }
 
@@ -38,6 +54,9 @@ fn is_rung(bell: &Notify) -> bool {
 /// A follower as a subscription uses the board: from the board if it can, else from the log.
 struct Reader {
     names: Vec<CircuitName>,
+    interest: Interest,
+    /// The circuits that it knows to hold failures.
+    failing: HashSet<CircuitName>,
     number: u64,
     bell: Arc<Notify>,
     position: u64,
@@ -47,10 +66,16 @@ struct Reader {
 
 impl Reader {
     fn new(board: &mut Board, names: Vec<CircuitName>, position: u64) -> Self {
+        Self::of(board, names, Interest::Everything, position)
+    }
+
+    fn of(board: &mut Board, names: Vec<CircuitName>, interest: Interest, position: u64) -> Self {
         let bell = Arc::new(Notify::new());
         Self {
-            number: board.enter(&names, bell.clone()),
+            number: board.enter(&names, interest, bell.clone()),
             names,
+            interest,
+            failing: HashSet::new(),
             bell,
             position,
             got: Vec::new(),
@@ -58,24 +83,47 @@ impl Reader {
         }
     }
 
-    fn wants(&self, event: &Event) -> bool {
-        self.names.is_empty() || event.name.as_ref().is_some_and(|name| self.names.contains(name))
+    /// As a snapshot tells it.
+    fn knows(mut self, log: &[Arc<Event>]) -> Self {
+        let position = usize::try_from(self.position).unwrap();
+        for event in &log[..position.min(log.len())] {
+            self.wants(event);
+        }
+        self
+    }
+
+    /// Whether it is to be told this event; if so, it was.
+    fn wants(&mut self, event: &Event) -> bool {
+        let Some(name) = &event.name else {
+            return self.names.is_empty();
+        };
+        let is_news = told::is_news(event, self.failing.contains(name));
+        if told::is_failing(event) {
+            self.failing.insert(name.clone());
+        } else {
+            self.failing.remove(name);
+        }
+        let is_followed = self.names.is_empty() || self.names.contains(name);
+        is_followed && (is_news || self.interest == Interest::Everything)
     }
 
     fn read(&mut self, board: &Board, log: &[Arc<Event>]) {
-        match board.read(&self.names, self.position) {
+        match board.read(&self.names, self.interest, self.position) {
             Found::Events { events, upto } => {
                 for event in events {
                     assert!(event.revision > self.position);
                     self.position = event.revision;
-                    self.got.push(event.revision);
+                    if self.wants(&event) {
+                        self.got.push(event.revision);
+                    }
                 }
                 assert!(upto >= self.position);
                 self.position = upto;
             }
             Found::InTheLog => {
                 self.from_the_log += 1;
-                for event in log.iter().filter(|event| event.revision > self.position) {
+                let position = self.position;
+                for event in log.iter().filter(|event| event.revision > position) {
                     if self.wants(event) {
                         self.got.push(event.revision);
                     }
@@ -104,11 +152,16 @@ fn each_follower_gets_its_events_once_in_order_and_is_woken_for_each() {
                     // From now, from a while ago, or ahead of this node.
                     let newest = log.len() as u64;
                     let from = rng.random_range(newest.saturating_sub(20)..=newest + 3);
-                    readers.push((from, Reader::new(&mut board, names, from)));
+                    let interest = if from <= newest && rng.random_bool(0.5) {
+                        Interest::Changes
+                    } else {
+                        Interest::Everything
+                    };
+                    readers.push((from, Reader::of(&mut board, names, interest, from).knows(&log)));
                 }
                 1 if !readers.is_empty() => {
                     let (_, gone) = readers.swap_remove(rng.random_range(0..readers.len()));
-                    board.leave(gone.number, &gone.names);
+                    board.leave(gone.number, &gone.names, gone.interest);
                 }
                 2..6 => {
                     let first = log.len();
@@ -120,7 +173,7 @@ fn each_follower_gets_its_events_once_in_order_and_is_woken_for_each() {
                     };
                     for _ in 0..count {
                         let circuit = rng.random_bool(0.9).then(|| rng.random_range(0..5));
-                        log.push(event(log.len() as u64 + 1, circuit));
+                        log.push(any_event(&mut rng, log.len() as u64 + 1, circuit));
                     }
                     board.take_in(&log[first..]);
                     board.wake_concerned();
@@ -138,11 +191,13 @@ fn each_follower_gets_its_events_once_in_order_and_is_woken_for_each() {
             if is_rung(&reader.bell) {
                 reader.read(&board, &log);
             }
-            let wanted = log
-                .iter()
-                .filter(|event| event.revision > from && reader.wants(event))
-                .map(|event| event.revision);
-            let wanted: Vec<_> = wanted.collect();
+            let mut other = Board::new();
+            let mut told = Reader::of(&mut other, reader.names.clone(), reader.interest, from).knows(&log);
+            let after = log.iter().filter(|event| event.revision > from);
+            let wanted: Vec<_> = after
+                .filter(|event| told.wants(event))
+                .map(|event| event.revision)
+                .collect();
             // Who was not rung for has all; one that began in the past reads once by itself, as a subscription does.
             if reader.got != wanted {
                 reader.read(&board, &log);
@@ -173,11 +228,44 @@ fn only_those_whom_an_event_concerns_are_woken() {
     assert_eq!(board.wake_concerned(), 0);
     board.skip_to(50);
     assert_eq!(rung([&one, &two, &all]), [true, true, true]);
-    assert!(matches!(board.read(&two.names, 5), Found::InTheLog));
+    assert!(matches!(board.read(&two.names, two.interest, 5), Found::InTheLog));
     assert!(matches!(
-        board.read(&two.names, 50),
+        board.read(&two.names, two.interest, 50),
         Found::Events { upto: 50, .. }
     ));
-    board.leave(two.number, &two.names);
+    board.leave(two.number, &two.names, two.interest);
     assert_eq!(board.desks.len(), 1);
+}
+
+#[test]
+fn who_decides_by_a_circuit_is_not_woken_for_what_changes_nothing() {
+    let mut board = Board::new();
+    let decides = Reader::of(&mut board, vec![name(1)], Interest::Changes, 0);
+    let all = Reader::new(&mut board, vec![name(1)], 0);
+    let success = |revision| {
+        Arc::new(Event {
+            kind: EventKind::Success,
+            failure_count: 0,
+            ..failure(revision, Some(1))
+        })
+    };
+    // Nobody knows yet whether it held failures before.
+    board.take_in(&[success(1)]);
+    assert_eq!(board.wake_concerned(), 2);
+    assert!(is_rung(&decides.bell) && is_rung(&all.bell));
+    board.take_in(&(2..1000).map(success).collect::<Vec<_>>());
+    assert_eq!(board.wake_concerned(), 1);
+    assert!(!is_rung(&decides.bell) && is_rung(&all.bell));
+    // It is not behind for that.
+    assert!(matches!(
+        board.read(&decides.names, decides.interest, 1),
+        Found::Events { events, upto: 999 } if events.is_empty()
+    ));
+    board.take_in(&[event(1000, Some(1)), event(1001, Some(1))]);
+    assert_eq!(board.wake_concerned(), 2);
+    assert!(is_rung(&decides.bell) && is_rung(&all.bell));
+    let Found::Events { events, upto: 1001 } = board.read(&decides.names, decides.interest, 999) else {
+        panic!("the board has it");
+    };
+    assert_eq!(events.len(), 1, "the second failure changes nothing");
 }
