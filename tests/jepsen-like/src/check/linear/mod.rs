@@ -6,7 +6,7 @@
 //! | `model` | the sequential circuit: what each operation does and shows |
 //! | `entry` | cuts the history into what each circuit sees of it |
 //! | `happened` | which of the operations that nobody answered took effect at all, by the event log; and where, as a hint for the search |
-//! | `search` | looks for an order that the model explains |
+//! | `search`, `list` | looks for an order that the model explains |
 //! | `draw` | shows where there is none |
 //!
 //! A history is linearizable if it is for each circuit alone (Herlihy and Wing: the property is local), so each is searched by itself. Two things
@@ -16,6 +16,7 @@
 mod draw;
 mod entry;
 mod happened;
+mod list;
 #[cfg(test)]
 mod made_up;
 mod model;
