@@ -72,7 +72,7 @@ pub fn write(folder: &Path, evidence: &Evidence) -> anyhow::Result<()> {
     write_lines(&folder.join(SPANS), &evidence.spans)
 }
 
-/// The evidence that [`write`] left in a folder.
+/// The evidence that [`write()`] left in a folder.
 ///
 /// # Errors
 /// When a file is missing, or a line of it is not what was written.
