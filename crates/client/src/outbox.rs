@@ -228,11 +228,10 @@ impl Task {
 
     /// Waits for something to tell. False: no client is left.
     async fn receive(&mut self, queue: &mut mpsc::Receiver<Message>, received: &mut Vec<Message>) -> bool {
-        let longest = self.report_interval;
-        let least = if self.has_collected { 0.75 } else { 0.0 };
-        // A fleet that was started at once, or waited for the same cluster, must not tell all that it has at once each second.
-        let wait = || longest.mul_f64(rand::random_range(least..1.0));
-        let collect_at = *self.collect_at.get_or_insert_with(|| Instant::now() + wait());
+        let (longest, has_waited) = (self.report_interval, self.has_collected);
+        let collect_at = *self
+            .collect_at
+            .get_or_insert_with(|| Instant::now() + wait(longest, has_waited));
         let hub = &self.hub;
         let paced = self.pace.next();
         let urgent = async {
@@ -370,6 +369,13 @@ impl Task {
     }
 }
 
+/// How long what changes nothing waits this time. A fleet that was started at once, or waited for the same cluster, must not tell all that it has at
+/// once each interval.
+fn wait(longest: Duration, has_waited: bool) -> Duration {
+    let least = if has_waited { 0.75 } else { 0.0 };
+    longest.mul_f64(rand::random_range(least..1.0))
+}
+
 impl Batch {
     fn has_room(&self) -> bool {
         self.items.len() < MAX_REPORT_ITEMS && self.bytes < MAX_BATCH_BYTES
@@ -402,4 +408,22 @@ fn too_long(waited: Duration) -> Error {
 
 fn stopped() -> Error {
     lost("the runtime of this client has stopped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_tells_what_it_has_at_different_moments_and_none_too_late() {
+        let interval = Duration::from_secs(1);
+        let spread = |has_waited| {
+            let waits: Vec<_> = (0..1000).map(|_| wait(interval, has_waited)).collect();
+            (*waits.iter().min().unwrap(), *waits.iter().max().unwrap())
+        };
+        let (least, most) = spread(false);
+        assert!(least < interval / 4 && most > interval * 3 / 4 && most <= interval);
+        let (least, most) = spread(true);
+        assert!(least >= interval * 3 / 4 && most > interval * 9 / 10 && most <= interval);
+    }
 }

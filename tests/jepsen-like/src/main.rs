@@ -317,7 +317,7 @@ enum Command {
     Starved {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
-        /// Of one processor, for each node
+        /// Of one processor, for each node; or as much less as makes it wait
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
         percent: u64,
     },

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
+use crate::cluster::status;
 use crate::findings::Findings;
 use crate::ledger::{Ledger, Seen};
 use crate::rpc::{self, Nodes};
@@ -220,9 +221,14 @@ async fn reread_one(
         };
         match response.and_then(|response| response.message) {
             Some(Message::Event(event)) => {
-                // Some events may be newer than those that were seen.
-                if next == 1 && event.revision.saturating_add(kept / 10 * 9) <= newest {
-                    next = event.revision;
+                if next == 1 && event.revision > 1 {
+                    // Some of the node's events may be newer than those that were seen.
+                    let of_node = status(nodes, position).await;
+                    let of_node = of_node.and_then(|status| Some(status.header?.revision));
+                    let has_enough = |newest: u64| event.revision.saturating_add(kept) <= newest + 1;
+                    if of_node.is_some_and(has_enough) {
+                        next = event.revision;
+                    }
                 }
                 let shown = events.get(&next).map(|seen| &seen.event);
                 findings.require(shown == Some(&event), "G8", || {

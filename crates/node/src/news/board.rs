@@ -70,7 +70,14 @@ struct Desk {
 }
 
 impl Desks {
-    fn of(&mut self, interest: Interest) -> &mut Desk {
+    fn at(&self, interest: Interest) -> &Desk {
+        match interest {
+            Interest::Everything => &self.everything,
+            Interest::Changes => &self.changes,
+        }
+    }
+
+    fn at_mut(&mut self, interest: Interest) -> &mut Desk {
         match interest {
             Interest::Everything => &mut self.everything,
             Interest::Changes => &mut self.changes,
@@ -142,7 +149,7 @@ impl Board {
         }
         for name in names {
             let desks = self.desks.entry(name.clone()).or_default();
-            desks.of(interest).enter(number, self.position);
+            desks.at_mut(interest).enter(number, self.position);
         }
         number
     }
@@ -156,7 +163,7 @@ impl Board {
         }
         for name in names {
             if let Some(desks) = self.desks.get_mut(name) {
-                desks.of(interest).leave(number);
+                desks.at_mut(interest).leave(number);
                 if desks.both().iter().all(|desk| desk.followers.is_empty()) {
                     self.desks.remove(name);
                 }
@@ -226,10 +233,7 @@ impl Board {
         }
         let mut events = VecDeque::new();
         for name in names {
-            let desk = self.desks.get(name).map(|desks| match interest {
-                Interest::Everything => &desks.everything,
-                Interest::Changes => &desks.changes,
-            });
+            let desk = self.desks.get(name).map(|desks| desks.at(interest));
             let Some(desk) = desk.filter(|desk| desk.since <= after) else {
                 return Found::InTheLog;
             };

@@ -8,7 +8,7 @@
 //! | `lives` | G9: the events of a circuit follow from one another: state, generation, openings |
 //! | `permits` | G6: never more live permits than allowed |
 //! | `timing` | G4, G5: no opening ends early, by cluster time and by the harness's clock |
-//! | `linear` | G2: what clients saw of each circuit is linearizable, by a model and a search of their own; the events only say which unanswered operation took effect |
+//! | `linear` | G2: what clients saw of each circuit is linearizable, by a model and a search of their own; the events only say which unanswered operation took effect, and where to look first |
 //! | `reads` | G2: a linearizable read contains everything acknowledged before, and shows exactly what the events say |
 //! | [`figures`] | how much was done, and whether all of it was worth doing |
 

@@ -2,12 +2,11 @@ use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use brama_core::circuit::StateName;
 use brama_core::event::{Cause, EventKind};
 use brama_core::time::ClusterTime;
 
 use super::*;
-
-use brama_core::circuit::StateName;
 
 fn name(n: usize) -> CircuitName {
     CircuitName::new(None, &format!("circuit-{n}")).unwrap()

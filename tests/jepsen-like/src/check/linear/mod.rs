@@ -1,5 +1,5 @@
 //! Whether what the clients saw of each circuit is linearizable (G2), by a model and a search that know nothing of the product. Of its event log they take
-//! only which unanswered operations took effect.
+//! only which unanswered operations took effect, and where to look for them first.
 //!
 //! | file | what it does |
 //! | --- | --- |

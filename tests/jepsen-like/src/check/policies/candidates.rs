@@ -101,25 +101,18 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
+    use crate::check::samples::Story;
     use crate::history::{Action, Outcome};
 
     fn op() -> Op {
-        Op {
-            id: 0,
-            client: 1,
-            started: 0,
-            ended: 1,
-            floor: 0,
-            attempts: 1,
-            doubtful: 0,
-            action: Action::Configure {
-                circuit: None,
-                set: crate::rules::Options::default(),
-                clear: Vec::new(),
-            },
-            outcome: Outcome::Unknown("lost".into()),
-            again: Vec::new(),
-        }
+        let mut story = Story::new(1);
+        let action = Action::Configure {
+            circuit: None,
+            set: crate::rules::Options::default(),
+            clear: Vec::new(),
+        };
+        story.op(action, Outcome::Unknown("lost".into()));
+        story.last_op().clone()
     }
 
     /// `(after, until, certain)`

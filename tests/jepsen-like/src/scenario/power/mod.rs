@@ -163,7 +163,6 @@ async fn play(how: How, round: u32, cuts: &[Who], seed: u64, sum: &mut Sum) -> a
     let mut findings = Findings::default();
     let mut rng = StdRng::seed_from_u64(seed);
     let (name, settings, mix) = variant(round);
-    // Every event of the round stays: a subscriber may miss none.
     let options = ClusterOptions {
         settings,
         disk_mib: (how == How::Ext4).then_some(DISK_MIB),
