@@ -19,6 +19,7 @@ use brama_core::codec::{self, BatchBuilder};
 use brama_core::reply::Answer;
 
 use crate::clock::ClusterClock;
+use crate::crowd::{Crowd, Queued};
 use crate::errors::ProposeError;
 use crate::inner::RaftHandle;
 use crate::log_store::LogHandle;
@@ -83,19 +84,21 @@ impl Waiting {
 pub(crate) struct Batcher {
     jobs: mpsc::Sender<Job>,
     urgent: mpsc::Sender<Job>,
+    queued: Queued,
 }
 
 impl Batcher {
     pub(crate) fn new() -> (Self, Queues) {
         let (jobs, waiting) = mpsc::channel(MAX_WAITING);
         let (urgent, waiting_urgent) = mpsc::channel(16);
-        (
-            Self { jobs, urgent },
-            Queues {
-                jobs: waiting,
-                urgent: waiting_urgent,
-            },
-        )
+        let queued = Queued::default();
+        let queues = Queues {
+            jobs: waiting,
+            urgent: waiting_urgent,
+            queued: queued.clone(),
+        };
+        let batcher = Self { jobs, urgent, queued };
+        (batcher, queues)
     }
 
     /// Groups of commands that wait.
@@ -136,9 +139,15 @@ impl Batcher {
             foreign,
             reply,
         };
-        self.jobs.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopping,
+        // Before it can be taken out.
+        let number = job.commands.len();
+        self.queued.enter(number);
+        self.jobs.try_send(job).map_err(|error| {
+            self.queued.leave(number);
+            match error {
+                mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => ProposeError::Stopping,
+            }
         })?;
         Ok(outcomes)
     }
@@ -166,6 +175,18 @@ impl Batcher {
 pub(crate) struct Queues {
     jobs: mpsc::Receiver<Job>,
     urgent: mpsc::Receiver<Job>,
+    queued: Queued,
+}
+
+impl Queues {
+    fn try_next(&mut self) -> Option<Job> {
+        if let Ok(job) = self.urgent.try_recv() {
+            return Some(job);
+        }
+        let job = self.jobs.try_recv().ok()?;
+        self.queued.leave(job.commands.len());
+        Some(job)
+    }
 }
 
 /// Turns waiting commands into entries for as long as the node runs. Refuses them while it does not lead.
@@ -182,6 +203,7 @@ pub(crate) struct BatcherTask {
 impl BatcherTask {
     pub(crate) async fn run(mut self) {
         let mut in_flight = FuturesUnordered::new();
+        let mut crowd = Crowd::new(self.queues.queued.clone());
         let mut last_entry = Instant::now();
         let mut leading = None;
         loop {
@@ -202,16 +224,24 @@ impl BatcherTask {
             let full = !takes && self.log.full_since().is_some();
             let room = in_flight.len() < MAX_IN_FLIGHT && takes;
             let refuses = full || term.is_none();
+            let gathers = room && !refuses && crowd.is_awaited();
             let first = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                Some(()) = in_flight.next(), if !in_flight.is_empty() => continue,
+                Some(commands) = in_flight.next(), if !in_flight.is_empty() => {
+                    crowd.answered(commands, Instant::now());
+                    continue;
+                }
                 changed = self.leadership.changed() => {
                     if changed.is_err() { break }
                     continue;
                 }
                 Some(job) = self.queues.urgent.recv(), if room || refuses => Some(job),
-                Some(job) = self.queues.jobs.recv(), if room || refuses => Some(job),
+                () = crowd.gathered(), if gathers => continue,
+                Some(job) = self.queues.jobs.recv(), if (room && !gathers) || refuses => {
+                    self.queues.queued.leave(job.commands.len());
+                    Some(job)
+                }
                 () = self.log.until_it_takes_entries(), if !takes => continue,
                 () = tokio::time::sleep_until(last_entry + CLOCK_ENTRY_EVERY), if term.is_some() && room => None,
             };
@@ -227,6 +257,7 @@ impl BatcherTask {
                 }
                 continue;
             }
+            crowd.go();
             last_entry = Instant::now();
             if first.is_none() && self.state.read(|machine| machine.next_due()).is_none() {
                 continue;
@@ -241,7 +272,7 @@ impl BatcherTask {
         // Nothing more is proposed; what is on its way still gets its answer.
         self.queues.jobs.close();
         self.queues.urgent.close();
-        while let Ok(job) = self.queues.jobs.try_recv() {
+        while let Some(job) = self.queues.try_next() {
             job.refuse(&ProposeError::Stopping);
         }
         while in_flight.next().await.is_some() {}
@@ -267,22 +298,18 @@ impl BatcherTask {
             if builder.len() >= MAX_COMMANDS || builder.bytes() >= MAX_ENTRY_BYTES {
                 break;
             }
-            next = self
-                .queues
-                .urgent
-                .try_recv()
-                .or_else(|_| self.queues.jobs.try_recv())
-                .ok();
+            next = self.queues.try_next();
         }
         (builder, waiting)
     }
 
-    /// Proposes one entry. The future that comes back ends when its replies were sent.
+    /// Proposes one entry. The future that comes back ends when its replies were sent, and gives how many commands it had.
     async fn propose(
         &self,
         builder: BatchBuilder,
         waiting: Vec<Waiting>,
-    ) -> Option<impl Future<Output = ()> + use<>> {
+    ) -> Option<impl Future<Output = usize> + use<>> {
+        let commands = usize::try_from(builder.len()).unwrap_or(usize::MAX);
         let payload = Payload(Bytes::from(builder.finish(self.clock.stamp())));
         let (responder, outcome) = ProgressResponder::complete_only();
         if self.raft.client_write_ff(payload, Some(responder)).await.is_err() {
@@ -305,7 +332,7 @@ impl BatcherTask {
                     for one in waiting {
                         one.tell(&mut next);
                     }
-                    return;
+                    return commands;
                 }
                 // Rejected before it was appended.
                 Ok(Err(ClientWriteError::ForwardToLeader(_))) => ProposeError::NoLeader,
@@ -319,6 +346,7 @@ impl BatcherTask {
             for one in waiting {
                 one.fail(&failure);
             }
+            commands
         })
     }
 }

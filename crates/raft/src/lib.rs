@@ -8,6 +8,7 @@ mod agreement;
 mod batcher;
 mod clock;
 mod convert;
+mod crowd;
 mod data_dir;
 mod disk_watch;
 mod drift;
