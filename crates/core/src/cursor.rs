@@ -21,12 +21,7 @@ pub fn encode(cluster: ClusterId, revision: u64) -> String {
     bytes[16..24].copy_from_slice(&revision.to_be_bytes());
     let check = xxhash_rust::xxh3::xxh3_64(&bytes[..24]);
     bytes[24..].copy_from_slice(&check.to_be_bytes());
-    let mut text = String::with_capacity(2 + 64);
-    text.push_str("c1");
-    for byte in bytes {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
+    ["c1", &hex::encode(bytes)].concat()
 }
 
 /// The revision that a cursor of `cluster` stands for.
@@ -34,14 +29,9 @@ pub fn encode(cluster: ClusterId, revision: u64) -> String {
 /// # Errors
 /// [`CursorError`] when it is none, or that of another cluster.
 pub fn decode(cluster: ClusterId, cursor: &str) -> Result<u64, CursorError> {
-    let hex = cursor
-        .strip_prefix("c1")
-        .filter(|hex| hex.len() == 64 && hex.is_ascii())
-        .ok_or(CursorError::Malformed)?;
+    let digits = cursor.strip_prefix("c1").ok_or(CursorError::Malformed)?;
     let mut bytes = [0_u8; 32];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| CursorError::Malformed)?;
-    }
+    hex::decode_to_slice(digits, &mut bytes).map_err(|_| CursorError::Malformed)?;
     let part = |range: std::ops::Range<usize>| {
         bytes[range]
             .iter()

@@ -71,7 +71,7 @@ impl News {
             if news && pace.next(urgent) <= now {
                 let woken = self.board.lock().wake_concerned();
                 failpoints::pass(Point::PublishAfter);
-                pace.woke(now, woken);
+                pace.woke(now, replica.now(), woken);
                 (news, urgent) = (false, false);
             }
             let change = async {

@@ -14,17 +14,19 @@ use brama_proto::encoded::Encoded;
 use brama_proto::v1;
 use v1::subscribe_response::Message;
 
-/// Newest messages that are kept. Whoever reads further back shares less.
-const KEPT: usize = 1024;
-/// A longer message is not kept, so that all of them have at most 4 MiB.
-const LARGEST: usize = 4 * 1024;
+/// So many of the newest messages are kept, of at most so many bytes: all of a table have at most 4 MiB. Whoever reads further back shares
+/// nothing, and then costs several times as much: a crowd that falls behind the tables on a busy circuit does not catch up any more
+/// (`brama-bench run fanout:100x20000`).
+const TABLES: [(usize, usize); 2] = [(8 * 1024, 512), (1024, 4 * 1024)];
 
 /// The newest messages. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct SharedEvents {
-    /// By revision, modulo their number.
-    kept: Arc<[Mutex<Option<Kept>>]>,
+    tables: [Table; TABLES.len()],
 }
+
+/// By revision, modulo their number.
+type Table = Arc<[Mutex<Option<Kept>>]>;
 
 struct Kept {
     revision: u64,
@@ -34,25 +36,29 @@ struct Kept {
 impl SharedEvents {
     pub(crate) fn new() -> Self {
         Self {
-            kept: (0..KEPT).map(|_| Mutex::new(None)).collect(),
+            tables: TABLES.map(|(number, _)| (0..number).map(|_| Mutex::new(None)).collect()),
         }
     }
 
     /// The message that delivers an event: a `SubscribeResponse`, and at the same time a `WatchResponse`.
     pub(crate) fn message(&self, cluster: ClusterId, event: &Event) -> Encoded {
-        let at = event.revision % KEPT as u64;
-        let Some(place) = usize::try_from(at).ok().and_then(|at| self.kept.get(at)) else {
-            return encode(cluster, event);
-        };
         // Others who want the same wait here, instead of making it too.
-        let mut kept = place.lock();
-        if let Some(same) = kept.as_ref().filter(|kept| kept.revision == event.revision) {
-            return same.message.clone();
+        let [mut small, mut large] = [None, None];
+        for (place, table) in [&mut small, &mut large].into_iter().zip(&self.tables) {
+            let at = event.revision % table.len() as u64;
+            let kept = table[usize::try_from(at).unwrap_or(0)].lock();
+            if let Some(same) = kept.as_ref().filter(|kept| kept.revision == event.revision) {
+                return same.message.clone();
+            }
+            *place = Some(kept);
         }
         let message = encode(cluster, event);
-        let newer = kept.as_ref().is_none_or(|kept| kept.revision < event.revision);
-        if newer && message.len() <= LARGEST {
-            *kept = Some(Kept {
+        let fitting = [small, large].into_iter().zip(TABLES);
+        let mut fitting = fitting.filter(|(_, (_, bytes))| message.len() <= *bytes);
+        if let Some(mut place) = fitting.next().and_then(|(place, _)| place)
+            && place.as_ref().is_none_or(|kept| kept.revision < event.revision)
+        {
+            *place = Some(Kept {
                 revision: event.revision,
                 message: message.clone(),
             });
@@ -104,9 +110,13 @@ mod tests {
         let shared = SharedEvents::new();
         let long = "x".repeat(1000).repeat(5);
         // Forwards, again, and back in time over places that newer ones have taken.
-        let revisions = (1..3000).chain(2900..3000).chain(1..50);
+        let revisions = (1..20_000).chain(19_900..20_000).chain(1..50);
         for revision in revisions {
-            let reason = if revision % 7 == 0 { &long } else { "short" };
+            let reason = match revision % 7 {
+                0 => &long,
+                1 | 2 => &long[..1000],
+                _ => "short",
+            };
             let event = event(revision, reason);
             let message = shared.message(CLUSTER, &event);
             assert_eq!(message, encode(CLUSTER, &event), "revision {revision}");
