@@ -115,7 +115,7 @@ impl Frozen {
             revision: state.events.revision(),
             circuits: state.circuits.len() as u64,
             sessions: sessions.len() as u64,
-            events: state.events.iter().len() as u64,
+            events: state.events.len() as u64,
         };
         write_record(&mut out, &head)?;
         for (id, circuit) in &state.circuits {
@@ -125,7 +125,7 @@ impl Frozen {
             write_record(&mut out, &(id, &**session))?;
         }
         for event in state.events.iter() {
-            write_record(&mut out, &**event)?;
+            write_record(&mut out, event)?;
         }
         let digest = out.hash.digest();
         out.inner.write_all(&digest.to_be_bytes())
@@ -183,7 +183,7 @@ impl Frozen {
         for _ in 0..head.events {
             let mut event = read_record::<Event>(&mut input)?;
             state.share(&mut event);
-            events.push(Arc::new(event));
+            events.push(event);
         }
         let digest = input.hash.digest();
         let mut end = [0; 8];
@@ -192,8 +192,8 @@ impl Frozen {
             return Err(SnapshotError::Damaged("its checksum is wrong".into()));
         }
         // Only now, when the checksum vouches for the numbers: they must still fit each other.
-        state.events =
-            EventLog::restore(head.revision, events).map_err(|what| SnapshotError::Damaged(what.into()))?;
+        state.events = EventLog::restore(head.revision, events.into_iter())
+            .map_err(|what| SnapshotError::Damaged(what.into()))?;
         Ok(Self { state })
     }
 

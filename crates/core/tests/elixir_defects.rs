@@ -4,11 +4,10 @@
 
 mod support;
 
-use std::sync::Arc;
-
 use brama_core::circuit::StateName;
 use brama_core::command::{IfExists, Register, ReportItem};
-use brama_core::event::{Event, EventKind, EventName};
+use brama_core::event::{EventKind, EventName};
+use brama_core::event_log::KeptEvent;
 use brama_core::policy::{Expiry, ExpiryStrategy, GlobalOptions, Policy};
 use brama_core::reply::{ItemReply, Refusal};
 use brama_core::{CircuitName, ClusterTime, Command, Metadata, Summary};
@@ -52,7 +51,7 @@ fn half_opened(policy: Policy) -> Driver {
     driver
 }
 
-fn events(driver: &Driver) -> Vec<Arc<Event>> {
+fn events(driver: &Driver) -> Vec<KeptEvent> {
     driver.machine.events_after(0, usize::MAX).unwrap()
 }
 

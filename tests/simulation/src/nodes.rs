@@ -1,10 +1,9 @@
 //! What is seen of the nodes, compared as it comes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use brama_core::Machine;
-use brama_core::event::Event;
+use brama_core::event_log::KeptEvent;
 
 use crate::{Broken, Ms};
 
@@ -14,7 +13,7 @@ pub struct Seen {
     /// When.
     pub at: Ms,
     /// What.
-    pub event: Arc<Event>,
+    pub event: KeptEvent,
 }
 
 /// What was seen of the nodes of a cluster.
@@ -63,7 +62,7 @@ impl Nodes {
     ///
     /// # Errors
     /// When there is a gap, or an event is not the one that was seen at its revision.
-    pub fn read(&mut self, reader: u64, at: Ms, machine: &Machine) -> Result<Vec<Arc<Event>>, Broken> {
+    pub fn read(&mut self, reader: u64, at: Ms, machine: &Machine) -> Result<Vec<KeptEvent>, Broken> {
         let mut cursor = self.cursors.get(&reader).copied().unwrap_or(0);
         let mut new = Vec::new();
         let events = match machine.events_after(cursor, usize::MAX) {

@@ -223,7 +223,7 @@ impl FakeCluster {
                 Some(last) => after = last.revision,
                 None => return events,
             }
-            events.extend(page);
+            events.extend(page.iter().map(|event| Arc::new(Event::clone(event))));
         }
     }
 

@@ -1,10 +1,9 @@
 //! The state of a cluster that is one machine, and its clock.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use brama_core::command::{Batch, Bootstrap, ClusterId, Command};
-use brama_core::event::Event;
+use brama_core::event_log::KeptEvent;
 use brama_core::limits::{Limits, MAX_FIRE};
 use brama_core::policy::{GlobalOptions, Policy};
 use brama_core::reply::Reply;
@@ -96,7 +95,7 @@ impl World {
     }
 
     /// Events after a revision; at most some hundreds.
-    pub(super) fn events_after(&self, revision: u64) -> Vec<Arc<Event>> {
+    pub(super) fn events_after(&self, revision: u64) -> Vec<KeptEvent> {
         self.read(|machine| machine.events_after(revision, 256).unwrap_or_default())
     }
 }

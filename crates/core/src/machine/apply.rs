@@ -96,13 +96,12 @@ impl Machine {
         // All events of this entry are still there: the log drops the oldest, and hashing happens before the next entry. Those that a
         // very small log dropped at once are covered by their revisions.
         let kept = revision.max(self.state.events.oldest() - 1);
-        let events = self.state.events.after(kept, usize::MAX).unwrap_or_default();
         feed(
             &mut fed,
             &(self.state.events.revision(), self.state.time, self.state.sweeps),
         );
-        for event in events {
-            feed(&mut fed, &*event);
+        for event in self.state.events.iter_after(kept) {
+            feed(&mut fed, event);
         }
         self.state.hash = xxh3_64(&fed);
         // Its room is used again, unless this was a giant.

@@ -1,13 +1,12 @@
 //! Reading the state.
 
 use std::ops::Bound;
-use std::sync::Arc;
 
 use super::Machine;
 use crate::census::Census;
 use crate::circuit::{Circuit, State as CircuitState, StateName};
 use crate::command::CircuitId;
-use crate::event::Event;
+use crate::event_log::KeptEvent;
 use crate::limits::Limits;
 use crate::name::CircuitName;
 use crate::policy::{EffectivePolicy, GlobalOptions, Policy};
@@ -185,7 +184,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`Compacted`] when some of them are no longer kept.
-    pub fn events_after(&self, after: u64, max: usize) -> Result<Vec<Arc<Event>>, Compacted> {
+    pub fn events_after(&self, after: u64, max: usize) -> Result<Vec<KeptEvent>, Compacted> {
         self.state.events.after(after, max)
     }
 }

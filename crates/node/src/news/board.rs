@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use brama_core::event::Event;
+use brama_core::event_log::KeptEvent;
 use brama_core::name::CircuitName;
 
 use crate::told;
@@ -19,7 +19,7 @@ const MOST_NAMES: usize = 32;
 #[derive(Debug)]
 pub(crate) enum Found {
     /// All that there is, in order, up to a revision; perhaps nothing.
-    Events { events: VecDeque<Arc<Event>>, upto: u64 },
+    Events { events: VecDeque<KeptEvent>, upto: u64 },
     /// The board does not go back so far, or does not keep what is asked for: the log does.
     InTheLog,
 }
@@ -64,7 +64,7 @@ struct Desks {
 struct Desk {
     followers: HashSet<u64>,
     /// All its events after `since` that are of interest here; none is kept for nobody.
-    recent: VecDeque<Arc<Event>>,
+    recent: VecDeque<KeptEvent>,
     since: u64,
     rung: bool,
 }
@@ -89,19 +89,21 @@ impl Desks {
     }
 
     /// Whether anybody is to be woken for it who was not before.
-    fn take_in(&mut self, event: &Arc<Event>) -> bool {
+    fn take_in(&mut self, event: &KeptEvent) -> bool {
         let is_failing = told::is_failing(event);
         let is_news = self
             .failing
             .is_none_or(|was_failing| told::is_news(event, was_failing));
         self.failing = Some(is_failing);
+        // It stays here for longer than in the log.
+        let event = &event.alone();
         let rings = self.everything.take_in(event);
         (is_news && self.changes.take_in(event)) || rings
     }
 }
 
 impl Desk {
-    fn take_in(&mut self, event: &Arc<Event>) -> bool {
+    fn take_in(&mut self, event: &KeptEvent) -> bool {
         if self.followers.is_empty() {
             return false;
         }
@@ -172,7 +174,7 @@ impl Board {
     }
 
     /// Takes in the events that follow its position.
-    pub(super) fn take_in(&mut self, events: &[Arc<Event>]) {
+    pub(super) fn take_in(&mut self, events: &[KeptEvent]) {
         for event in events {
             assert_eq!(event.revision, self.position + 1, "the log of events has no gap");
             self.position = event.revision;

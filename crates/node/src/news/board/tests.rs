@@ -3,7 +3,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use brama_core::circuit::StateName;
-use brama_core::event::{Cause, EventKind};
+use brama_core::event::{Cause, Event, EventKind};
 use brama_core::time::ClusterTime;
 
 use super::*;
@@ -12,8 +12,8 @@ fn name(n: usize) -> CircuitName {
     CircuitName::new(None, &format!("circuit-{n}")).unwrap()
 }
 
-fn event(revision: u64, circuit: Option<usize>) -> Arc<Event> {
-    Arc::new(failure(revision, circuit))
+fn event(revision: u64, circuit: Option<usize>) -> KeptEvent {
+    failure(revision, circuit).into()
 }
 
 fn failure(revision: u64, circuit: Option<usize>) -> Event {
@@ -37,9 +37,9 @@ fn failure(revision: u64, circuit: Option<usize>) -> Event {
 }
 
 /// Mostly a success or a failure.
-fn any_event(rng: &mut StdRng, revision: u64, circuit: Option<usize>) -> Arc<Event> {
+fn any_event(rng: &mut StdRng, revision: u64, circuit: Option<usize>) -> KeptEvent {
     let kind = [EventKind::Success, EventKind::Failure, EventKind::CircuitOpened][rng.random_range(0..7) % 3];
-    Arc::new(Event {
+    KeptEvent::from(Event {
         kind,
         failure_count: u32::from(kind != EventKind::Success),
         ..failure(revision, circuit)
@@ -83,7 +83,7 @@ impl Reader {
     }
 
     /// As a snapshot tells it.
-    fn knows(mut self, log: &[Arc<Event>]) -> Self {
+    fn knows(mut self, log: &[KeptEvent]) -> Self {
         let position = usize::try_from(self.position).unwrap();
         for event in &log[..position.min(log.len())] {
             self.wants(event);
@@ -106,7 +106,7 @@ impl Reader {
         is_followed && (is_news || self.interest == Interest::Everything)
     }
 
-    fn read(&mut self, board: &Board, log: &[Arc<Event>]) {
+    fn read(&mut self, board: &Board, log: &[KeptEvent]) {
         match board.read(&self.names, self.interest, self.position) {
             Found::Events { events, upto } => {
                 for event in events {
@@ -138,7 +138,7 @@ fn each_follower_gets_its_events_once_in_order_and_is_woken_for_each() {
     for seed in 0..200 {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut board = Board::new();
-        let mut log: Vec<Arc<Event>> = Vec::new();
+        let mut log: Vec<KeptEvent> = Vec::new();
         let mut readers: Vec<(u64, Reader)> = Vec::new();
         let mut from_the_log = 0;
         for _ in 0..300 {
@@ -242,7 +242,7 @@ fn who_decides_by_a_circuit_is_not_woken_for_what_changes_nothing() {
     let decides = Reader::of(&mut board, vec![name(1)], Interest::Changes, 0);
     let all = Reader::new(&mut board, vec![name(1)], 0);
     let success = |revision| {
-        Arc::new(Event {
+        KeptEvent::from(Event {
             kind: EventKind::Success,
             failure_count: 0,
             ..failure(revision, Some(1))
