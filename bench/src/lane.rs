@@ -89,7 +89,7 @@ impl Lane {
             buffer.extend_from_slice(&data);
         }
         check(&body.trailers().await?.context("an answer without trailers")?)?;
-        let message = wire::take(&mut buffer)?.context("an answer without a message")?;
+        let message = wire::first(&buffer)?.context("an answer without a message")?;
         Ok(M::decode(message)?)
     }
 

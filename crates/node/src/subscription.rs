@@ -73,8 +73,9 @@ impl Selection {
 
 /// What a subscriber gets.
 pub(crate) enum Delivery {
-    /// An event; everything selected before it was delivered.
-    Event(KeptEvent),
+    /// Events; everything selected before each was delivered. They come as pages: what it takes to get one from here to a connection would cost
+    /// more than an event.
+    Events(VecDeque<KeptEvent>),
     /// Everything up to this revision was delivered, or not selected.
     Progress { revision: u64, has_quorum: bool },
 }
@@ -108,16 +109,18 @@ impl Subscription {
     pub(crate) fn stream(self) -> impl Stream<Item = Result<Delivery, Ended>> + Send {
         let now = Instant::now();
         self.shown.set(self.position);
-        let reading = Reading {
+        // In a box, since it goes from hand to hand with each.
+        let reading = Box::new(Reading {
             told_quorum: false,
             subscription: self,
             page: VecDeque::new(),
             page_upto: 0,
+            delivered: None,
             next_progress: now,
             moved: false,
             timer: Box::pin(tokio::time::sleep_until(now)),
             ended: false,
-        };
+        });
         futures::stream::unfold(reading, |mut reading| async move {
             if reading.ended {
                 return None;
@@ -135,6 +138,8 @@ struct Reading {
     page: VecDeque<KeptEvent>,
     /// There is nothing else up to here.
     page_upto: u64,
+    /// The newest event of what was delivered last, as long as the subscriber may not have taken all of it.
+    delivered: Option<u64>,
     /// When the subscriber's cursor shall move, if no event moves it. At first: at once.
     next_progress: Instant,
     /// An event has moved it since that was set.
@@ -147,6 +152,10 @@ struct Reading {
 
 impl Reading {
     async fn next(&mut self) -> Result<Delivery, Ended> {
+        // Who asks for more has taken what there was.
+        if let Some(delivered) = self.delivered.take() {
+            self.subscription.shown.set(delivered);
+        }
         loop {
             if self.subscription.end.is_cancelled() {
                 return Err(Ended::Stopping);
@@ -157,8 +166,11 @@ impl Reading {
                 self.read_page()?;
                 return Ok(self.progress());
             }
-            if let Some(event) = self.next_selected()? {
-                return Ok(Delivery::Event(event));
+            let selected = self.next_selected()?;
+            if let Some(newest) = selected.back() {
+                self.delivered = Some(newest.revision);
+                self.moved = true;
+                return Ok(Delivery::Events(selected));
             }
             if !self.page.is_empty() {
                 // Much that is not selected must not keep the thread from others.
@@ -177,8 +189,8 @@ impl Reading {
         now >= self.next_progress || *self.subscription.quorum.borrow() != self.told_quorum
     }
 
-    /// The next event of the page that is selected; `None` when there is none, or when it is the turn of others.
-    fn next_selected(&mut self) -> Result<Option<KeptEvent>, Ended> {
+    /// What of the page is selected, up to its end or to where it is the turn of others.
+    fn next_selected(&mut self) -> Result<VecDeque<KeptEvent>, Ended> {
         // Only a filter takes long enough to be timed.
         let began = self
             .subscription
@@ -186,28 +198,32 @@ impl Reading {
             .filter
             .as_ref()
             .map(|_| Instant::now());
+        let mut selected = VecDeque::new();
         while let Some(event) = self.page.pop_front() {
             assert!(
                 event.revision > self.subscription.position,
                 "events come in order, once"
             );
-            self.subscription.position = event.revision;
-            if self
-                .subscription
-                .selection
-                .selects(&event)
-                .map_err(Ended::TooSlow)?
-            {
-                self.subscription.shown.set(self.subscription.position);
-                self.moved = true;
-                return Ok(Some(event));
+            match self.subscription.selection.selects(&event) {
+                Ok(is) => {
+                    self.subscription.position = event.revision;
+                    if is {
+                        selected.push_back(event);
+                    }
+                }
+                Err(slow) if selected.is_empty() => return Err(Ended::TooSlow(slow)),
+                // First what was selected before it.
+                Err(_) => {
+                    self.page.push_front(event);
+                    return Ok(selected);
+                }
             }
             if began.is_some_and(|began| began.elapsed() >= TURN) {
-                return Ok(None);
+                return Ok(selected);
             }
         }
         self.subscription.position = self.subscription.position.max(self.page_upto);
-        Ok(None)
+        Ok(selected)
     }
 
     /// Reads on; false when there is nothing new.

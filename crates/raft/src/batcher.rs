@@ -1,8 +1,8 @@
 //! The leader's way from commands to log entries.
 //!
-//! Commands that wait together become one entry with one cluster time. There is no delay and no tuning: while some entries are on
-//! their way to a majority, more commands gather, and the next entry takes all of them. So a lone command leaves at once, and a crowd
-//! shares the cost of one fsync.
+//! Commands that wait together become one entry with one cluster time. There is no tuning: while an entry is on its way to a majority, more
+//! commands gather, and the next entry takes all of them. So a lone command leaves at once, and a crowd shares the cost of one fsync. Where
+//! the same crowd comes back again and again, the next entry waits a moment for those who were just answered ([`crate::crowd`]).
 
 use std::time::Duration;
 

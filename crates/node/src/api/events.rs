@@ -1,5 +1,6 @@
 //! `brama.v1.Events`.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -50,9 +51,9 @@ impl Events for Api {
         let position = self.position(cluster, message.from)?;
         let told = self.messages(cluster);
         let deliveries = self.subscription(selection, position, place.position()).stream();
-        let messages = deliveries.map(move |delivery| {
+        let messages = deliveries.flat_map(move |delivery| {
             let _held = &place;
-            told.of(delivery)
+            futures::stream::iter(told.of(delivery))
         });
         Ok(Response::new(Box::pin(messages)))
     }
@@ -113,7 +114,7 @@ impl Events for Api {
         });
         let told = self.messages(cluster);
         let deliveries = self.subscription(selection, revision, place.position()).stream();
-        let events = deliveries.map(move |delivery| told.of(delivery));
+        let events = deliveries.flat_map(move |delivery| futures::stream::iter(told.of(delivery)));
         let events = if message.snapshot_only {
             events.take(0)
         } else {
@@ -140,17 +141,30 @@ struct Messages {
 }
 
 impl Messages {
-    fn of(&self, delivery: Result<Delivery, Ended>) -> Result<Encoded, Status> {
-        Ok(match delivery.map_err(|ended| status(self.cluster, ended))? {
-            Delivery::Event(event) => self.shared_events.message(self.cluster, &event),
-            Delivery::Progress { revision, has_quorum } => Encoded::new(&v1::SubscribeResponse {
-                cursor: cursor::encode(self.cluster, revision),
-                message: Some(v1::subscribe_response::Message::Progress(v1::Progress {
-                    revision,
-                    has_quorum,
-                    time: Some(convert::timestamp(self.replica.now())),
-                })),
-            }),
+    /// What a subscriber is sent for a delivery.
+    fn of(&self, delivery: Result<Delivery, Ended>) -> impl Iterator<Item = Result<Encoded, Status>> + use<> {
+        let (events, other) = match delivery {
+            Ok(Delivery::Events(events)) => (events, None),
+            Ok(Delivery::Progress { revision, has_quorum }) => {
+                (VecDeque::new(), Some(Ok(self.progress(revision, has_quorum))))
+            }
+            Err(ended) => (VecDeque::new(), Some(Err(status(self.cluster, ended)))),
+        };
+        let (cluster, shared_events) = (self.cluster, self.shared_events.clone());
+        let events = events
+            .into_iter()
+            .map(move |event| Ok(shared_events.message(cluster, &event)));
+        events.chain(other)
+    }
+
+    fn progress(&self, revision: u64, has_quorum: bool) -> Encoded {
+        Encoded::new(&v1::SubscribeResponse {
+            cursor: cursor::encode(self.cluster, revision),
+            message: Some(v1::subscribe_response::Message::Progress(v1::Progress {
+                revision,
+                has_quorum,
+                time: Some(convert::timestamp(self.replica.now())),
+            })),
         })
     }
 }

@@ -22,11 +22,11 @@ const TABLES: [(usize, usize); 2] = [(8 * 1024, 512), (1024, 4 * 1024)];
 /// The newest messages. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct SharedEvents {
-    tables: [Table; TABLES.len()],
+    tables: Arc<[Table; TABLES.len()]>,
 }
 
 /// By revision, modulo their number.
-type Table = Arc<[Mutex<Option<Kept>>]>;
+type Table = Box<[Mutex<Option<Kept>>]>;
 
 struct Kept {
     revision: u64,
@@ -36,7 +36,7 @@ struct Kept {
 impl SharedEvents {
     pub(crate) fn new() -> Self {
         Self {
-            tables: TABLES.map(|(number, _)| (0..number).map(|_| Mutex::new(None)).collect()),
+            tables: Arc::new(TABLES.map(|(number, _)| (0..number).map(|_| Mutex::new(None)).collect())),
         }
     }
 
@@ -44,7 +44,7 @@ impl SharedEvents {
     pub(crate) fn message(&self, cluster: ClusterId, event: &Event) -> Encoded {
         // Others who want the same wait here, instead of making it too.
         let [mut small, mut large] = [None, None];
-        for (place, table) in [&mut small, &mut large].into_iter().zip(&self.tables) {
+        for (place, table) in [&mut small, &mut large].into_iter().zip(&*self.tables) {
             let at = event.revision % table.len() as u64;
             let kept = table[usize::try_from(at).unwrap_or(0)].lock();
             if let Some(same) = kept.as_ref().filter(|kept| kept.revision == event.revision) {
