@@ -109,7 +109,7 @@ impl Subscription {
     pub(crate) fn stream(self) -> impl Stream<Item = Result<Delivery, Ended>> + Send {
         let now = Instant::now();
         self.shown.set(self.position);
-        // In a box, since it goes from hand to hand with each.
+        // In a box: it goes from hand to hand with each delivery.
         let reading = Box::new(Reading {
             told_quorum: false,
             subscription: self,
