@@ -19,7 +19,7 @@ const IN_A_CHUNK: usize = 4096 / size_of::<Event>();
 pub(crate) struct EventLog {
     /// All are full but the last.
     chunks: Vector<Arc<Vec<Event>>>,
-    /// So many at the beginning of the first chunk do not belong to the log any more.
+    /// So many at the beginning of the first chunk do not belong to the log any more; their texts go when the chunk goes.
     dropped: usize,
     len: usize,
     /// Revision of the newest event ever; 0 before the first.

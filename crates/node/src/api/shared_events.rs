@@ -124,6 +124,21 @@ mod tests {
     }
 
     #[test]
+    fn those_who_are_behind_get_the_same_bytes_and_not_only_equal_ones() {
+        for (number, bytes) in TABLES {
+            let shared = SharedEvents::new();
+            let reason = "x".repeat(bytes - 300);
+            let newest = number as u64;
+            let message = |revision| shared.message(CLUSTER, &event(revision, &reason));
+            let first: Vec<_> = (1..=newest).map(message).collect();
+            for (made, revision) in first.iter().zip(1..) {
+                let again = message(revision);
+                assert_eq!(again.as_bytes().as_ptr(), made.as_bytes().as_ptr(), "{revision}");
+            }
+        }
+    }
+
+    #[test]
     fn the_message_is_one_of_subscribe_and_of_watch() {
         let message = SharedEvents::new().message(CLUSTER, &event(12, "why"));
         let subscribed = v1::SubscribeResponse::decode(message.as_bytes()).unwrap();
