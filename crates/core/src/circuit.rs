@@ -25,12 +25,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::PermitId;
 use crate::event::{Cause, EventKind};
-use crate::metadata::Metadata;
 use crate::mutants::{self, Mutant};
 use crate::name::CircuitName;
 use crate::policy::{EffectivePolicy, Expiry, Policy};
 use crate::query::Totals;
 use crate::report::Summary;
+use crate::shared_metadata::SharedMetadata;
 use crate::time::ClusterTime;
 
 /// The state of a circuit, without what belongs to it.
@@ -86,7 +86,7 @@ pub(crate) struct Circuit {
     pub(crate) openings_in_a_row: u32,
     /// What is set on the circuit itself, if anything; shared by those that have the same.
     pub(crate) own: Option<Arc<Policy>>,
-    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) metadata: SharedMetadata,
     pub(crate) totals: Totals,
     pub(crate) last_success_at: Option<ClusterTime>,
     pub(crate) last_failure_at: Option<ClusterTime>,

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::circuit::StateName;
 use crate::command::PermitId;
-use crate::metadata::Metadata;
 use crate::name::CircuitName;
+use crate::shared_metadata::SharedMetadata;
 use crate::time::ClusterTime;
 
 /// One thing that happened.
@@ -32,7 +32,7 @@ pub struct Event {
     /// As a report or a manual act gave it.
     pub reason: Option<Arc<str>>,
     /// The circuit's own, with what the report added over it.
-    pub metadata: Arc<Metadata>,
+    pub metadata: SharedMetadata,
     /// The circuit's generation after the event; 0 without a circuit.
     pub generation: u64,
     /// Of `Success` and `Failure`: outcomes of the batch; else 0.

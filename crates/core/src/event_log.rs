@@ -235,6 +235,7 @@ impl fmt::Debug for KeptEvent {
 mod tests {
     use super::*;
     use crate::event::{Cause, EventKind};
+    use crate::shared_metadata::SharedMetadata;
     use crate::time::ClusterTime;
 
     fn event(revision: u64) -> Event {
@@ -248,7 +249,7 @@ mod tests {
             failure_count: 1,
             cause: Cause::Request,
             reason: Some("x".repeat(revision as usize % 7).into()),
-            metadata: Arc::default(),
+            metadata: SharedMetadata::default(),
             generation: 1,
             count: 1,
             expires_at: None,

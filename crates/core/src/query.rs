@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::circuit::StateName;
-use crate::metadata::Metadata;
 use crate::name::CircuitName;
 use crate::policy::EffectivePolicy;
 use crate::report::Summary;
+use crate::shared_metadata::SharedMetadata;
 use crate::time::ClusterTime;
 
 /// A circuit as `Status` shows it.
@@ -43,7 +43,7 @@ pub struct CircuitStatus {
     /// The last change of its state.
     pub changed_at: ClusterTime,
     /// As registered.
-    pub metadata: Arc<Metadata>,
+    pub metadata: SharedMetadata,
     /// Of its last event.
     pub revision: u64,
     /// Half-open: permits that are out.

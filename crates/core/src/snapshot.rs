@@ -27,7 +27,8 @@ use crate::session::Session;
 use crate::time::ClusterTime;
 
 const MAGIC: &[u8; 8] = b"BRAMASTA";
-const VERSION: u32 = 1;
+/// 1 was of builds before the first release, whose rolling hash was another.
+const VERSION: u32 = 2;
 /// No record is longer: the largest is an event or a circuit with all its texts at their limits.
 const MAX_RECORD_BYTES: u32 = 1024 * 1024;
 
@@ -54,6 +55,14 @@ pub enum SnapshotError {
         found: u32,
         /// That this program knows.
         newest: u32,
+    },
+    /// A build from before the first release wrote it.
+    #[error(
+        "the snapshot has format version {found}, of a build before the first release, which this program does not read"
+    )]
+    Outdated {
+        /// In the file.
+        found: u32,
     },
 }
 
@@ -147,7 +156,10 @@ impl Frozen {
             return Err(SnapshotError::Damaged("it does not begin as one".into()));
         }
         let found = version.iter().fold(0, |n, &byte| n << 8 | u32::from(byte));
-        if found != VERSION {
+        if found < VERSION {
+            return Err(SnapshotError::Outdated { found });
+        }
+        if found > VERSION {
             return Err(SnapshotError::Version {
                 found,
                 newest: VERSION,

@@ -243,11 +243,16 @@ fn reading_stops_behind_the_snapshot() {
 }
 
 #[test]
-fn a_newer_version_is_told_from_damage() {
+fn another_version_is_told_from_damage() {
     let mut bytes = written(&Teller::new().machine);
     bytes[11] += 1;
     match read(&bytes) {
-        Err(SnapshotError::Version { found: 2, newest: 1 }) => {}
+        Err(SnapshotError::Version { found: 3, newest: 2 }) => {}
+        other => panic!("{other:?}"),
+    }
+    bytes[11] = 1;
+    match read(&bytes) {
+        Err(SnapshotError::Outdated { found: 1 }) => {}
         other => panic!("{other:?}"),
     }
 }

@@ -1,12 +1,12 @@
 use std::sync::Barrier;
 use std::time::Duration;
 
-use brama_core::ClusterTime;
 use brama_core::event::{Cause, Event, EventKind};
 use brama_core::policy::EffectivePolicy;
 use brama_core::query::{CircuitStatus, Totals};
 use brama_core::reply::{Admission, ItemReply};
 use brama_core::report::{Outcome, Summary};
+use brama_core::{ClusterTime, SharedMetadata};
 use proptest::prelude::*;
 
 use super::deciding::{ASK_AGAIN_AFTER, ASK_AGAIN_AFTER_AT_MOST};
@@ -41,7 +41,7 @@ fn status(state: StateName, generation: u64, revision: u64) -> CircuitStatus {
         totals: Totals::default(),
         registered_at: now,
         changed_at: now,
-        metadata: Arc::default(),
+        metadata: SharedMetadata::default(),
         revision,
         probes_in_flight: 0,
         probe_successes: 0,
@@ -65,7 +65,7 @@ fn event(kind: EventKind, state: StateName, generation: u64, revision: u64, fail
         failure_count: failures,
         cause: Cause::Request,
         reason: Some("why".into()),
-        metadata: Arc::default(),
+        metadata: SharedMetadata::default(),
         generation,
         count: 1,
         expires_at: None,

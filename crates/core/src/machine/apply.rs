@@ -3,20 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::check::validate;
 use super::{Machine, warm};
 use crate::circuit::{Circuit, State as CircuitState, StateName, Transition};
 use crate::codec::{self, CodecError};
 use crate::command::{Batch, Bootstrap, CircuitId, Command, Configure, IfExists, PermitId, Register};
 use crate::event::{Cause, Event, EventKind};
-use crate::metadata::Metadata;
 use crate::mutants::{self, Mutant};
 use crate::name::CircuitName;
 use crate::policy::{EffectivePolicy, Policy};
 use crate::query::Totals;
 use crate::reply::{Admission, Answer, Refusal, Reply};
+use crate::shared_metadata::SharedMetadata;
 use crate::time::ClusterTime;
 
 impl Machine {
@@ -36,7 +34,6 @@ impl Machine {
 
     fn apply_decoded(&mut self, term: u64, batch: &Batch, entry: &[u8]) -> Vec<Answer> {
         self.state.time = self.state.time.max(batch.time);
-        let revision = self.state.events.revision();
         self.met.clear();
         let mut answers = Vec::with_capacity(batch.commands.len());
         for commands in batch.commands.chunks(warm::AT_ONCE) {
@@ -44,10 +41,11 @@ impl Machine {
             for command in commands {
                 let answer = self.apply_command(term, command);
                 self.tally.command(command, &answer);
+                self.digest.answer(&answer);
                 answers.push(answer);
             }
         }
-        self.feed_hash(term, entry, &answers, revision);
+        self.roll_hash(term, entry);
         answers
     }
 
@@ -79,36 +77,24 @@ impl Machine {
         }
     }
 
-    /// The hash covers what went in, what came out, and every circuit that was touched as it is now.
-    fn feed_hash(&mut self, term: u64, entry: &[u8], answers: &[Answer], revision: u64) {
-        let mut fed = std::mem::take(&mut self.fed);
-        feed(&mut fed, &(self.state.hash, term, entry.len()));
-        fed.extend_from_slice(entry);
-        feed(&mut fed, &answers);
-        self.touched.sort_unstable();
-        self.touched.dedup();
-        for id in self.touched.drain(..) {
-            feed(
-                &mut fed,
-                &(id, self.state.circuits.get(&id).map(|circuit| &**circuit)),
-            );
+    /// The hash covers what went in, what came out, and every circuit that was touched: after each report, and else as it is now. Events, answers and
+    /// reported circuits were fed when they were made, while they were near.
+    fn roll_hash(&mut self, term: u64, entry: &[u8]) {
+        let Self {
+            state,
+            digest,
+            touched,
+            ..
+        } = self;
+        touched.sort_unstable();
+        touched.dedup();
+        for id in touched.drain(..) {
+            digest.circuit(id, state.circuits.get(&id).map(|circuit| &**circuit));
         }
-        // All events of this entry are still there: the log drops the oldest, and hashing happens before the next entry. Those that a
-        // very small log dropped at once are covered by their revisions.
-        let kept = revision.max(self.state.events.oldest() - 1);
-        feed(
-            &mut fed,
-            &(self.state.events.revision(), self.state.time, self.state.sweeps),
-        );
-        for event in self.state.events.iter_after(kept) {
-            feed(&mut fed, event);
-        }
-        self.state.hash = xxh3_64(&fed);
-        // Its room is used again, unless this was a giant.
-        if fed.capacity() <= FED_KEPT_BYTES {
-            fed.clear();
-            self.fed = fed;
-        }
+        digest.words([state.hash, term, state.events.revision()]);
+        digest.encoding(&(state.time, state.sweeps));
+        digest.bytes(entry);
+        state.hash = digest.take();
     }
 
     fn bootstrap(&mut self, first: &Bootstrap) -> Reply {
@@ -136,7 +122,7 @@ impl Machine {
             failure_count: 0,
             openings_in_a_row: 0,
             own,
-            metadata: shared(&register.metadata),
+            metadata: register.metadata.clone().into(),
             totals: Totals::default(),
             last_success_at: None,
             last_failure_at: None,
@@ -191,7 +177,7 @@ impl Machine {
             circuit.active_at = now;
             if differs {
                 circuit.own = own;
-                circuit.metadata = shared(&register.metadata);
+                circuit.metadata = register.metadata.clone().into();
             }
         });
         if differs {
@@ -287,7 +273,7 @@ impl Machine {
                 failure_count: 0,
                 cause: Cause::Request,
                 reason: None,
-                metadata: Arc::default(),
+                metadata: SharedMetadata::default(),
                 generation: 0,
                 count: 0,
                 expires_at: None,
@@ -419,20 +405,3 @@ fn changed(policy: &Policy, configure: &Configure) -> Policy {
     }
     after
 }
-
-fn shared(metadata: &Metadata) -> Arc<Metadata> {
-    if metadata.is_empty() {
-        Arc::default()
-    } else {
-        Arc::new(metadata.clone())
-    }
-}
-
-/// Adds an encoding to what the hash is fed.
-fn feed(fed: &mut Vec<u8>, value: &impl serde::Serialize) {
-    let filled = postcard::to_extend(value, std::mem::take(fed));
-    *fed = filled.expect("state and commands have encodings");
-}
-
-/// Room for the hash's food that is kept from one entry to the next.
-const FED_KEPT_BYTES: usize = 4 * 1024 * 1024;

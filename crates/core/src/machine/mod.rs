@@ -13,6 +13,7 @@
 
 mod apply;
 mod check;
+mod digest;
 mod fire;
 mod index;
 mod moment;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use self::digest::Digest;
 use self::index::Index;
 use self::moment::Moment;
 use crate::census::Census;
@@ -46,7 +48,7 @@ use crate::timers::Timers;
 ///
 /// Whatever changes a hash of the same state raises it. The rolling hash of a state lives on in snapshots, so a version that raises it
 /// also begins that hash anew, at one log entry for all nodes: nodes that changed at different entries would differ for ever.
-pub const HASH_SCHEME: u32 = 1;
+pub const HASH_SCHEME: u32 = 2;
 
 /// The replicated state of a cluster, with the timers that follow from it.
 #[derive(Debug)]
@@ -60,10 +62,10 @@ pub struct Machine {
     policies: Policies,
     /// Derived: what circuits inherit; `None` since that has changed.
     inherited: Option<Inherited>,
-    /// Circuits that the entry being applied has touched; empty between entries.
+    /// Circuits that the entry being applied has touched, but for its reports; empty between entries.
     touched: Vec<CircuitId>,
-    /// What the entry being applied feeds to the hash; empty between entries.
-    fed: Vec<u8>,
+    /// What the entry being applied has fed to the hash; empty between entries.
+    digest: Digest,
     /// Deadlines that the newest entry met.
     met: Vec<ClusterTime>,
     /// What was applied, for metrics.
@@ -204,7 +206,7 @@ impl Machine {
             policies: Policies::default(),
             inherited: None,
             touched: Vec::new(),
-            fed: Vec::new(),
+            digest: Digest::default(),
             met: Vec::new(),
             tally: Tally::default(),
         }
@@ -273,6 +275,7 @@ impl Machine {
     fn emit(&mut self, id: Option<CircuitId>, event: Event) {
         let revision = event.revision;
         self.tally.event(&event);
+        self.digest.event(&event);
         self.state.events.push(event, &self.state.limits());
         if let Some(id) = id
             && let Some(circuit) = self.state.circuits.get_mut(&id)

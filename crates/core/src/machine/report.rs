@@ -10,6 +10,7 @@ use crate::metadata::Metadata;
 use crate::mutants::{self, Mutant};
 use crate::reply::{Answer, BatchReply, ItemReply, Refusal, Reply};
 use crate::session::Session;
+use crate::shared_metadata::SharedMetadata;
 
 impl Machine {
     pub(super) fn report(&mut self, batch: &ReportBatch) -> Answer {
@@ -130,7 +131,6 @@ impl Machine {
         let after = Moment::of(circuit);
         census.enter(circuit);
         self.timers.arm(id, circuit);
-        self.touched.push(id);
 
         // The outcomes as the state at the beginning of the item met them; then what they changed.
         let settled = counted.transitions[0].is_none();
@@ -162,6 +162,7 @@ impl Machine {
                 };
                 circuit.revision = event.revision;
                 self.tally.event(&event);
+                self.digest.event(&event);
                 events.push(event, &limits);
             }
         }
@@ -173,8 +174,10 @@ impl Machine {
             };
             circuit.revision = event.revision;
             self.tally.event(&event);
+            self.digest.event(&event);
             events.push(event, &limits);
         }
+        self.digest.circuit(id, Some(circuit));
         ItemReply::Counted {
             late: counted.late,
             state: after.state,
@@ -185,11 +188,11 @@ impl Machine {
 }
 
 /// A circuit's metadata with a report's over it.
-fn merged(own: &Arc<Metadata>, over: &Metadata) -> Arc<Metadata> {
+fn merged(own: &SharedMetadata, over: &Metadata) -> SharedMetadata {
     if over.is_empty() {
         return own.clone();
     }
-    Arc::new(own.overlaid(over))
+    own.overlaid(over).into()
 }
 
 #[cfg(test)]

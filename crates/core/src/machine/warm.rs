@@ -14,7 +14,7 @@ use crate::command::{CircuitId, Command, ReportBatch, ReportItem};
 /// Fewer are not worth the trouble.
 const FEW: usize = 4;
 /// No more at a time: what they touch has to stay in the processor's caches until it is used.
-pub(super) const AT_ONCE: usize = 512;
+pub(super) const AT_ONCE: usize = 64;
 
 /// Whether a batch is fetched by itself ([`Machine::warm_batch`]), and not with the commands beside it.
 fn is_many(batch: &ReportBatch) -> bool {

@@ -12,7 +12,7 @@ use brama_core::policy::{EffectivePolicy, Expiry, ExpiryStrategy, GlobalOptions,
 use brama_core::query::{CircuitStatus, Totals};
 use brama_core::reply::{Admission, ItemReply};
 use brama_core::report::Outcome;
-use brama_core::{CircuitName, ClusterTime, Metadata};
+use brama_core::{CircuitName, ClusterTime, Metadata, SharedMetadata};
 
 const TEN_MINUTES: u64 = 600_000;
 
@@ -132,7 +132,7 @@ impl Naive {
             totals: Totals::default(),
             registered_at: self.now,
             changed_at: self.now,
-            metadata: Arc::new(metadata),
+            metadata: metadata.into(),
             revision: 0,
             probes_in_flight: 0,
             probe_successes: 0,
@@ -166,7 +166,7 @@ impl Naive {
         circuit.active_at = self.now;
         if if_exists == IfExists::Update && (circuit.own != *own || *circuit.seen.metadata != *metadata) {
             circuit.own = own.clone();
-            circuit.seen.metadata = Arc::new(metadata.clone());
+            circuit.seen.metadata = metadata.clone().into();
             self.tell(at, EventKind::Configured, Cause::Request, |_| {});
         }
         true
@@ -348,7 +348,7 @@ impl Naive {
             failure_count: 0,
             cause: Cause::Request,
             reason: None,
-            metadata: Arc::default(),
+            metadata: SharedMetadata::default(),
             generation: 0,
             count: 0,
             expires_at: None,

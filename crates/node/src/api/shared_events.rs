@@ -78,6 +78,7 @@ fn encode(cluster: ClusterId, event: &Event) -> Encoded {
 mod tests {
     use prost::Message as _;
 
+    use brama_core::SharedMetadata;
     use brama_core::event::{Cause, EventKind};
     use brama_core::time::ClusterTime;
 
@@ -96,7 +97,7 @@ mod tests {
             failure_count: 3,
             cause: Cause::Request,
             reason: Some(reason.into()),
-            metadata: Arc::default(),
+            metadata: SharedMetadata::default(),
             generation: 1,
             count: 1,
             expires_at: None,

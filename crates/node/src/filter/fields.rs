@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use cel::Value;
 
-use brama_core::ClusterTime;
 use brama_core::circuit::StateName;
 use brama_core::event::{Cause, Event, EventKind};
 use brama_core::name::CircuitName;
+use brama_core::{ClusterTime, SharedMetadata};
 
 /// The fields of `event`.
 pub(super) const NAMES: [&str; 14] = [
@@ -69,7 +69,7 @@ pub(super) fn sample() -> Event {
         failure_count: 5,
         cause: Cause::Threshold,
         reason: Some("reason".into()),
-        metadata: Arc::default(),
+        metadata: SharedMetadata::default(),
         generation: 2,
         count: 1,
         expires_at: None,

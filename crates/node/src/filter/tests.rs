@@ -11,7 +11,7 @@ use super::{BUDGET, Filter, fields};
 fn sample() -> Event {
     let metadata = [("team", "pay"), ("tries", "3")];
     Event {
-        metadata: Arc::new(metadata.into()),
+        metadata: Metadata::from(metadata).into(),
         ..fields::sample()
     }
 }
@@ -24,7 +24,7 @@ fn bare() -> Event {
         previous_state: None,
         new_state: None,
         reason: None,
-        metadata: Arc::default(),
+        metadata: SharedMetadata::default(),
         ..fields::sample()
     }
 }
@@ -242,7 +242,10 @@ fn odd_filters_do_not_panic() {
 fn the_dearest_filters_are_cheap() {
     let largest = Event {
         reason: Some("a".repeat(1024).into()),
-        metadata: Arc::new((0..64).map(|i| (format!("{i:a>64}"), "a".repeat(1024))).collect()),
+        metadata: (0..64)
+            .map(|i| (format!("{i:a>64}"), "a".repeat(1024)))
+            .collect()
+            .into(),
         ..sample()
     };
     let reasons = vec!["event.reason"; 28].join(",");

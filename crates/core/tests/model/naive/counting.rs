@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use brama_core::Metadata;
 use brama_core::circuit::StateName;
 use brama_core::event::{Cause, EventKind};
 use brama_core::policy::{EffectivePolicy, Expiry, ExpiryStrategy};
 use brama_core::reply::ItemReply;
 use brama_core::report::Outcome;
+use brama_core::{Metadata, SharedMetadata};
 
 use super::{Call, Naive};
 
@@ -76,7 +76,7 @@ impl Naive {
         cause: Cause,
         expiry: Option<Expiry>,
         reason: Option<Arc<str>>,
-        metadata: Option<&Arc<Metadata>>,
+        metadata: Option<&SharedMetadata>,
     ) {
         let now = self.now;
         let policy = self.policy(&self.circuits[at].own);
@@ -137,7 +137,7 @@ impl Naive {
         }
         // The later of two entries with one key counts.
         let metadata = before.metadata.iter().chain(&call.metadata);
-        let metadata = Arc::new(metadata.collect::<Metadata>());
+        let metadata = SharedMetadata::from(metadata.collect::<Metadata>());
 
         let mut late = call
             .generation
@@ -219,7 +219,7 @@ impl Naive {
         outcome: Outcome,
         policy: &EffectivePolicy,
         call: &Call,
-        metadata: &Arc<Metadata>,
+        metadata: &SharedMetadata,
     ) {
         let seen = &mut self.circuits[at].seen;
         match (seen.state, outcome) {

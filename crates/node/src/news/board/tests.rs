@@ -2,6 +2,7 @@ use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use brama_core::SharedMetadata;
 use brama_core::circuit::StateName;
 use brama_core::event::{Cause, Event, EventKind};
 use brama_core::time::ClusterTime;
@@ -27,7 +28,7 @@ fn failure(revision: u64, circuit: Option<usize>) -> Event {
         failure_count: 1,
         cause: Cause::Request,
         reason: None,
-        metadata: Arc::default(),
+        metadata: SharedMetadata::default(),
         generation: 1,
         count: 1,
         expires_at: None,

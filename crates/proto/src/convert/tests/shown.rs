@@ -9,7 +9,7 @@ use brama_core::event::{Cause, Event, EventKind};
 use brama_core::policy::{EffectivePolicy, Expiry, ExpiryStrategy, PolicyOption};
 use brama_core::query::{CircuitStatus, Totals};
 use brama_core::reply::ItemReply;
-use brama_core::{CircuitName, ClusterTime};
+use brama_core::{CircuitName, ClusterTime, SharedMetadata};
 
 use super::{named, never};
 use crate::convert::*;
@@ -27,7 +27,7 @@ fn an_event_shows_all_it_has() {
         failure_count: 3,
         cause: Cause::Request,
         reason: Some("why".into()),
-        metadata: Arc::new([("k", "v")].into()),
+        metadata: [("k", "v")].into().into(),
         generation: 4,
         count: 5,
         expires_at: Some(ClusterTime::from_micros(2_000_000)),
@@ -132,7 +132,7 @@ fn a_circuit_shows_all_it_has() {
         },
         registered_at: ClusterTime::from_micros(20_000_000),
         changed_at: ClusterTime::from_micros(21_000_000),
-        metadata: Arc::default(),
+        metadata: SharedMetadata::default(),
         revision: 22,
         probes_in_flight: 23,
         probe_successes: 24,
