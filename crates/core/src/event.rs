@@ -202,11 +202,7 @@ impl Event {
         let texts = self.name.as_ref().map_or(0, |name| {
             name.scope.as_ref().map_or(0, |s| s.len()) + name.identifier.len()
         }) + self.reason.as_ref().map_or(0, |reason| reason.len())
-            + self
-                .metadata
-                .iter()
-                .map(|(key, value)| key.len() + value.len() + 32)
-                .sum::<usize>();
+            + self.metadata.cost_bytes();
         160 + texts as u64
     }
 }

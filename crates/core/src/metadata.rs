@@ -61,6 +61,9 @@ impl Metadata {
     /// # Errors
     /// [`Refusal::InvalidArgument`] that names `metadata`.
     pub fn validate(&self) -> Result<(), Refusal> {
+        if self.is_empty() {
+            return Ok(());
+        }
         let n = self.len();
         if n > MAX_METADATA_ENTRIES {
             return Err(Refusal::invalid(
@@ -173,6 +176,9 @@ impl<'de> Deserialize<'de> for Metadata {
                 let mut entries: Vec<(String, String)> = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
+                }
+                if entries.is_empty() {
+                    return Ok(Metadata::new());
                 }
                 Ok(entries.into_iter().collect())
             }

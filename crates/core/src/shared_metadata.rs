@@ -27,6 +27,14 @@ impl SharedMetadata {
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
+
+    /// What it adds to [`Event::cost_bytes`](crate::event::Event::cost_bytes).
+    pub(crate) fn cost_bytes(&self) -> usize {
+        let cost = |(key, value): (&str, &str)| key.len() + value.len() + 32;
+        self.0
+            .as_ref()
+            .map_or(0, |metadata| metadata.iter().map(cost).sum())
+    }
 }
 
 impl From<Metadata> for SharedMetadata {

@@ -77,18 +77,32 @@ pub struct Machine {
 struct Inherited {
     policy: Policy,
     effective: EffectivePolicy,
+    /// What holds for the circuit that was asked for last, if it has options of its own: many have the same.
+    newest: Option<(Arc<Policy>, EffectivePolicy)>,
 }
 
 impl Inherited {
     fn of(cluster: Option<&Bootstrap>, global: &Policy) -> Self {
         let policy = cluster.map_or_else(|| global.clone(), |cluster| cluster.defaults.overlaid(global));
         let effective = EffectivePolicy::resolve(&policy, &Policy::default());
-        Self { policy, effective }
+        Self {
+            policy,
+            effective,
+            newest: None,
+        }
     }
 
     /// What holds for a circuit with these options of its own, without the list of them: to decide, not to show.
-    fn deciding(&self, own: &Policy) -> EffectivePolicy {
-        EffectivePolicy::resolve(&self.policy.overlaid(own), &Policy::default())
+    fn deciding(&mut self, own: Option<&Arc<Policy>>) -> &EffectivePolicy {
+        let Some(own) = own else {
+            return &self.effective;
+        };
+        let known = self.newest.take_if(|(newest, _)| Arc::ptr_eq(newest, own));
+        let (_, effective) = self.newest.insert(known.unwrap_or_else(|| {
+            let effective = EffectivePolicy::resolve(&self.policy.overlaid(own), &Policy::default());
+            (own.clone(), effective)
+        }));
+        effective
     }
 }
 
@@ -148,11 +162,7 @@ impl State {
 
     /// The same without the list of own options: to decide, not to show.
     fn deciding(&self, circuit: &Circuit) -> EffectivePolicy {
-        let inherited = self.inherited();
-        match &circuit.own {
-            Some(own) => inherited.deciding(own),
-            None => inherited.effective,
-        }
+        self.inherited().deciding(circuit.own.as_ref()).clone()
     }
 
     fn effective_global(&self) -> GlobalOptions {

@@ -113,8 +113,7 @@ impl Machine {
         let inherited = self
             .inherited
             .get_or_insert_with(|| Inherited::of(cluster.as_deref(), global));
-        let own = circuit.own.as_deref().map(|own| inherited.deciding(own));
-        let policy = own.as_ref().unwrap_or(&inherited.effective);
+        let policy = inherited.deciding(circuit.own.as_ref());
         self.timers.disarm(id, circuit);
         census.leave(circuit);
         let circuit = Arc::make_mut(circuit);

@@ -7,7 +7,7 @@ mod events;
 mod shared_events;
 mod stream;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -53,6 +53,8 @@ const ANSWER_BEFORE: Duration = Duration::from_millis(100);
 pub struct Api {
     pub(crate) replica: Replica,
     pub(crate) cluster_name: Arc<str>,
+    /// Which never changes, once this node has one.
+    cluster_id: Arc<OnceLock<String>>,
     pub(crate) subscribers: Subscribers,
     /// Tells its subscribers when there is something for them.
     pub(crate) news: News,
@@ -82,6 +84,7 @@ impl Api {
             replica,
             news,
             cluster_name: config.cluster.name.as_str().into(),
+            cluster_id: Arc::default(),
             subscribers,
             shared_events: shared_events::SharedEvents::new(),
             requests,
@@ -132,14 +135,21 @@ impl Api {
     /// Where an answer comes from. `revision`: how new it is.
     fn header(&self, revision: u64) -> Option<v1::ResponseHeader> {
         Some(v1::ResponseHeader {
-            cluster_id: self
-                .replica
-                .cluster_id()
-                .map(|id| id.to_string())
-                .unwrap_or_default(),
+            cluster_id: self.shown_cluster_id(),
             node_id: self.replica.node_id(),
             revision,
         })
+    }
+
+    /// Empty as long as this node has no cluster. It goes with every answer: written out once.
+    fn shown_cluster_id(&self) -> String {
+        if let Some(shown) = self.cluster_id.get() {
+            return shown.clone();
+        }
+        let Some(id) = self.replica.cluster_id() else {
+            return String::new();
+        };
+        self.cluster_id.get_or_init(|| id.to_string()).clone()
     }
 
     /// Gets a command applied; returns what it answered and the revision after it.

@@ -214,7 +214,7 @@ pub fn report(message: v1::ReportRequest) -> Result<Command, Refusal> {
         .items
         .into_iter()
         .enumerate()
-        .map(|(i, item)| report_item(item).map_err(within(&format!("items[{i}]"))))
+        .map(|(i, item)| report_item(item).map_err(|refusal| within(&format!("items[{i}]"))(refusal)))
         .collect::<Result<_, _>>()?;
     Ok(Command::Report(ReportBatch {
         session: session(message.session)?,
