@@ -377,6 +377,29 @@ fn clamp(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
+/// A closed circuit with nothing of its own.
+#[cfg(test)]
+pub(crate) fn sample(failure_count: u32) -> Circuit {
+    let at = ClusterTime::from_micros;
+    Circuit {
+        name: CircuitName::new(None, "payments").expect("a name"),
+        state: State::Closed,
+        generation: 1,
+        failure_count,
+        openings_in_a_row: 3,
+        own: None,
+        metadata: SharedMetadata::default(),
+        totals: Totals::default(),
+        last_success_at: None,
+        last_failure_at: None,
+        last_reason: None,
+        registered_at: at(4),
+        changed_at: at(5),
+        active_at: at(6),
+        revision: 7,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

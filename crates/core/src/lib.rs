@@ -8,6 +8,7 @@
 
 pub mod census;
 pub mod circuit;
+mod circuits;
 pub mod codec;
 pub mod command;
 pub mod cursor;

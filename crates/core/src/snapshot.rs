@@ -127,7 +127,7 @@ impl Frozen {
             events: state.events.len() as u64,
         };
         write_record(&mut out, &head)?;
-        for (id, circuit) in &state.circuits {
+        for (id, circuit) in state.circuits.iter() {
             write_record(&mut out, &(id, &**circuit))?;
         }
         for (id, session) in sessions {

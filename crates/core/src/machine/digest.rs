@@ -203,7 +203,7 @@ fn micros(at: Option<ClusterTime>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::circuit::StateName;
+    use crate::circuit::{self, StateName};
     use crate::command::PermitId;
     use crate::event::{Cause, EventKind};
     use crate::metadata::Metadata;
@@ -283,24 +283,7 @@ mod tests {
 
     #[test]
     fn whatever_counts_of_a_circuit_is_in_the_hash() {
-        let at = ClusterTime::from_micros;
-        let plain = Circuit {
-            name: CircuitName::new(None, "payments").expect("a name"),
-            state: State::Closed,
-            generation: 1,
-            failure_count: 2,
-            openings_in_a_row: 3,
-            own: None,
-            metadata: SharedMetadata::default(),
-            totals: Totals::default(),
-            last_success_at: None,
-            last_failure_at: None,
-            last_reason: None,
-            registered_at: at(4),
-            changed_at: at(5),
-            active_at: at(6),
-            revision: 7,
-        };
+        let plain = circuit::sample(2);
         let changes: &[fn(&mut Circuit)] = &[
             |circuit| {
                 circuit.state = State::Open {

@@ -4,8 +4,6 @@
 //! activity that it saw, and the next one is not due before that could have become too old: on a busy cluster with a
 //! threshold of a day there is nearly never one.
 
-use std::sync::Arc;
-
 use super::Machine;
 use crate::circuit::State as CircuitState;
 use crate::command::{CircuitId, Due, PermitId};
@@ -155,7 +153,7 @@ impl Machine {
             .iter()
             .filter(|(_, circuit)| circuit.active_at.plus_ms(threshold) <= now)
             .filter(|(_, circuit)| !circuit.holds_failures_or_is_not_closed())
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .take(MAX_FIRE + 1)
             .collect();
         let more = idle.len() > MAX_FIRE;
@@ -167,8 +165,8 @@ impl Machine {
             let oldest = self
                 .state
                 .circuits
-                .values()
-                .map(|circuit| Arc::as_ref(circuit).active_at)
+                .iter()
+                .map(|(_, circuit)| circuit.active_at)
                 .min();
             self.state.sweeps.circuits_bound = oldest.unwrap_or(now);
         }

@@ -5,12 +5,11 @@
 //! It holds hashes, not names: a name has its circuit to be compared with, and a second copy of a hundred thousand would take 5 MiB more.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::sync::Arc;
 
 use hashbrown::HashTable;
 use imbl::OrdMap;
 
-use crate::circuit::Circuit;
+use crate::circuits::Circuits;
 use crate::command::CircuitId;
 use crate::name::CircuitName;
 
@@ -32,11 +31,7 @@ impl Index {
     }
 
     /// The id of a name, given what it is the index of.
-    pub(super) fn get(
-        &self,
-        name: &CircuitName,
-        circuits: &OrdMap<CircuitId, Arc<Circuit>>,
-    ) -> Option<CircuitId> {
+    pub(super) fn get(&self, name: &CircuitName, circuits: &Circuits) -> Option<CircuitId> {
         let hash = hash(name);
         let is_it = |(each, id): &(u64, CircuitId)| {
             *each == hash && circuits.get(id).is_some_and(|circuit| circuit.name == *name)

@@ -30,6 +30,7 @@ use self::index::Index;
 use self::moment::Moment;
 use crate::census::Census;
 use crate::circuit::{Circuit, State as CircuitState, Transition};
+use crate::circuits::Circuits;
 use crate::command::{Bootstrap, CircuitId, ClusterId};
 use crate::event::{Cause, Event, EventKind};
 use crate::event_log::EventLog;
@@ -122,7 +123,7 @@ pub(crate) struct State {
     /// Above every generation that a removed circuit had: a name that is registered again never repeats one.
     pub(crate) generation_floor: u64,
     pub(crate) names: OrdMap<CircuitName, CircuitId>,
-    pub(crate) circuits: OrdMap<CircuitId, Arc<Circuit>>,
+    pub(crate) circuits: Circuits,
     /// Derived from `circuits`.
     pub(crate) census: Census,
     pub(crate) sessions: OrdMap<u128, Arc<Session>>,
@@ -197,8 +198,8 @@ impl Machine {
     /// The machine that a frozen state continues.
     pub fn thaw(frozen: Frozen) -> Self {
         let mut timers = Timers::default();
-        for (id, circuit) in &frozen.state.circuits {
-            timers.arm(*id, circuit);
+        for (id, circuit) in frozen.state.circuits.iter() {
+            timers.arm(id, circuit);
         }
         Self {
             index: Some(Index::of(&frozen.state.names)),
