@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brama_core::event::{Event, EventKind};
+use brama_core::{Metadata, SharedMetadata};
 
 use super::{BUDGET, Filter, fields};
 
@@ -244,7 +245,7 @@ fn the_dearest_filters_are_cheap() {
         reason: Some("a".repeat(1024).into()),
         metadata: (0..64)
             .map(|i| (format!("{i:a>64}"), "a".repeat(1024)))
-            .collect()
+            .collect::<Metadata>()
             .into(),
         ..sample()
     };

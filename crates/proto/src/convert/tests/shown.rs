@@ -1,7 +1,6 @@
 //! Core types that are shown.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use brama_core::circuit::StateName;
 use brama_core::command::PermitId;
@@ -9,7 +8,7 @@ use brama_core::event::{Cause, Event, EventKind};
 use brama_core::policy::{EffectivePolicy, Expiry, ExpiryStrategy, PolicyOption};
 use brama_core::query::{CircuitStatus, Totals};
 use brama_core::reply::ItemReply;
-use brama_core::{CircuitName, ClusterTime, SharedMetadata};
+use brama_core::{CircuitName, ClusterTime, Metadata, SharedMetadata};
 
 use super::{named, never};
 use crate::convert::*;
@@ -27,7 +26,7 @@ fn an_event_shows_all_it_has() {
         failure_count: 3,
         cause: Cause::Request,
         reason: Some("why".into()),
-        metadata: [("k", "v")].into().into(),
+        metadata: Metadata::from([("k", "v")]).into(),
         generation: 4,
         count: 5,
         expires_at: Some(ClusterTime::from_micros(2_000_000)),
