@@ -50,6 +50,15 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
+/// Reports of one to six items, some of circuits that are not there.
+fn reports() -> impl Strategy<Value = Command> {
+    let items = vec((select(vec!["a", "b", "c", "shop/a"]), "[SFI]{1,3}"), 1..7);
+    (items, 1_u128..4, 1_u64..4).prop_map(|(items, id, sequence)| {
+        let items = items.iter().map(|(circuit, outcomes)| item(circuit, outcomes));
+        session_report(id, sequence, items.collect())
+    })
+}
+
 /// Commands, and how many milliseconds later each is.
 fn story(longest: usize) -> impl Strategy<Value = Vec<(u64, Command)>> {
     vec((select(vec![0, 1, 400, 1000, 700_000]), command()), 0..longest)
@@ -199,6 +208,17 @@ proptest! {
         let mut delayed = story;
         delayed[at].0 += 1;
         prop_assert_ne!(told, Teller::told(&delayed).machine.state_hash());
+    }
+
+    /// What reports touch is looked up for many at once, before the first of them is applied: that must change nothing.
+    #[test]
+    fn commands_that_share_an_entry_come_to_the_same_as_one_by_one(commands in vec(prop_oneof![command(), reports()], 0..150)) {
+        let (mut together, mut alone) = (Machine::new(), Machine::new());
+        let answers = together.apply(TERM, &batch(0, commands.clone()));
+        let one_by_one = commands.into_iter().flat_map(|command| alone.apply(TERM, &batch(0, vec![command])));
+        prop_assert_eq!(answers, one_by_one.collect::<Vec<_>>());
+        let events = |machine: &Machine| machine.events_after(0, usize::MAX).unwrap();
+        prop_assert_eq!(events(&together), events(&alone));
     }
 
     #[test]

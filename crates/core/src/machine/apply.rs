@@ -37,9 +37,13 @@ impl Machine {
         self.met.clear();
         let mut answers = Vec::with_capacity(batch.commands.len());
         for commands in batch.commands.chunks(warm::AT_ONCE) {
-            self.warm_commands(commands);
+            let mut guesses = self.warm_commands(commands);
             for command in commands {
-                let answer = self.apply_command(term, command);
+                let guessed = match command {
+                    Command::Report(batch) if !warm::is_many(batch) => guesses.next(batch.items.len()),
+                    _ => &[],
+                };
+                let answer = self.apply_command(term, command, guessed);
                 self.tally.command(command, &answer);
                 self.digest.answer(&answer);
                 answers.push(answer);
@@ -49,14 +53,15 @@ impl Machine {
         answers
     }
 
-    fn apply_command(&mut self, term: u64, command: &Command) -> Answer {
+    /// `guessed`: what [`Machine::warm_commands`] found for the items of this command, if anything.
+    fn apply_command(&mut self, term: u64, command: &Command, guessed: &[Option<CircuitId>]) -> Answer {
         validate(command)?;
         match command {
             Command::Bootstrap(first) => Ok(self.bootstrap(first)),
             Command::Register(register) => self.register(register),
             Command::Unregister { name, reason } => Ok(self.unregister(name, reason.clone())),
             Command::Configure(configure) => self.configure(configure),
-            Command::Report(batch) => self.report(batch),
+            Command::Report(batch) => self.report(batch, guessed),
             Command::Acquire { name, permit } => self.acquire(name, *permit),
             Command::Open { name, expiry, reason } => self.steer(name, reason, |circuit, policy, now| {
                 circuit.open(*expiry, reason.clone(), Cause::Manual, policy, now)

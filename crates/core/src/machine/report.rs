@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::moment::Moment;
 use super::{Inherited, Machine, State, index, warm};
-use crate::command::{ReportBatch, ReportItem, SessionStamp};
+use crate::command::{CircuitId, ReportBatch, ReportItem, SessionStamp};
 use crate::event::{Cause, Event, EventKind};
 use crate::metadata::Metadata;
 use crate::mutants::{self, Mutant};
@@ -13,7 +13,7 @@ use crate::session::Session;
 use crate::shared_metadata::SharedMetadata;
 
 impl Machine {
-    pub(super) fn report(&mut self, batch: &ReportBatch) -> Answer {
+    pub(super) fn report(&mut self, batch: &ReportBatch, guessed: &[Option<CircuitId>]) -> Answer {
         if let Some(stamp) = &batch.session
             && let Some(reply) = self.repeated(stamp)?
         {
@@ -21,13 +21,20 @@ impl Machine {
             return Ok(Reply::Reported(reply));
         }
         let mut items = Vec::with_capacity(batch.items.len());
-        for some in batch.items.chunks(warm::AT_ONCE) {
-            self.warm_batch(batch, some);
-            for item in some {
-                let reply = self.report_item(item);
-                self.tally.item(&item.summary, &reply);
+        let mut report = |machine: &mut Self, some: &[ReportItem], guessed: &[Option<CircuitId>]| {
+            for (i, item) in some.iter().enumerate() {
+                let reply = machine.report_item(item, guessed.get(i).copied().flatten());
+                machine.tally.item(&item.summary, &reply);
                 items.push(reply);
             }
+        };
+        if warm::is_many(batch) {
+            for some in batch.items.chunks(warm::AT_ONCE) {
+                let mut guesses = self.warm_items(some);
+                report(self, some, guesses.next(some.len()));
+            }
+        } else {
+            report(self, &batch.items, guessed);
         }
         let reply = BatchReply {
             revision: self.state.events.revision(),
@@ -83,7 +90,7 @@ impl Machine {
     }
 
     /// The path that decides how much a node can do: each map is looked up once.
-    fn report_item(&mut self, item: &ReportItem) -> ItemReply {
+    fn report_item(&mut self, item: &ReportItem, guess: Option<CircuitId>) -> ItemReply {
         let limits = self.state.limits();
         let State {
             cluster,
@@ -98,10 +105,11 @@ impl Machine {
         let Some(index) = &self.index else {
             return ItemReply::NotFound;
         };
-        let guessed = index.guess(index::hash(&item.name));
+        // It was guessed before the commands beside it were applied: the circuit may have come since, or have gone.
+        let guessed = guess.or_else(|| index.guess(index::hash(&item.name)));
         let found = match guessed.map(|id| (id, circuits.get_mut(&id))) {
             Some((id, Some(circuit))) if circuit.name == item.name => Some((id, circuit)),
-            // Two names with one hash.
+            // Two names with one hash, or it has gone.
             Some(_) => index
                 .get(&item.name, circuits)
                 .and_then(|id| circuits.get_mut(&id).map(|circuit| (id, circuit))),
