@@ -52,7 +52,7 @@ pub async fn hostile(seconds: u64, seed: u64) -> anyhow::Result<Findings> {
     let cluster = Cluster::start(ClusterOptions::default()).await?;
     let nodes = cluster.connect()?;
     // There is no circuit, so that no timer is armed, and the log stands still by itself.
-    let before = Stand::of(&cluster, &nodes).await?;
+    let before = Stand::at_rest(&cluster, &nodes).await?;
     let held = (0..nodes.len())
         .map(|position| memory::of(&cluster.nodes()[position]))
         .collect::<anyhow::Result<Vec<_>>>()?;
@@ -350,6 +350,20 @@ impl Stand {
                 });
             }
         }
+    }
+
+    /// Where it stands once a new leader has written what it writes of itself.
+    async fn at_rest(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<Self> {
+        let mut stand = Self::of(cluster, nodes).await?;
+        for _ in 0..PATIENCE.as_secs() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now = Self::of(cluster, nodes).await?;
+            if now == stand {
+                return Ok(stand);
+            }
+            stand = now;
+        }
+        anyhow::bail!("a cluster that nobody uses does not come to rest: {stand:?}")
     }
 
     /// Nothing of what was sent may have entered the log. A new leader writes an entry of its own.
