@@ -1,8 +1,8 @@
 //! The registered circuits by their ids: ordered, and cheap to copy.
 //!
-//! An ordered map of circuits would do, but to find one of ten thousand in it takes some twenty steps, each of which waits for memory that the one before has led
-//! to, and each report finds its circuit on three nodes. Ids are given out one by one, so those that are registered lie close together: here circuits with neighbouring
-//! ids share a page, the ordered map is one of pages, and that map stays in the processor's caches.
+//! An ordered map of circuits would do, but finding one of ten thousand in it takes some twenty steps, each of which waits for memory that the one
+//! before has led to, and each report finds its circuit on three nodes. Ids are given out one by one, so those that are registered lie close
+//! together: here circuits with neighbouring ids share a page, the ordered map is one of pages, and that map stays in the processor's caches.
 
 use std::sync::Arc;
 

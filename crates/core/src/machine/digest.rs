@@ -1,8 +1,8 @@
 //! What an entry feeds to the rolling hash.
 //!
-//! Hashing is what applying a report spends most of its own time on, next to waiting for memory: so what each report makes (an answer, an event, a
-//! circuit that counts) is fed in words of fixed width, many at once, and only what is rare in its encoding. What a circuit is called, its options and
-//! its metadata are not fed with it again and again: commands set them, and those and their answers are fed.
+//! Encoding everything for it took a third of what applying a report costs. So what each report makes (an answer, an event, a circuit that counts) is fed
+//! in words of fixed width, many at once, when it is made; only what is rare is fed in its encoding. What a circuit is called, its options and its
+//! metadata are not fed with it again and again: commands set them, and those and their answers are fed.
 //!
 //! Whatever changes here changes the hash of the same state: see [`super::HASH_SCHEME`].
 
