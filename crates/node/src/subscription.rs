@@ -35,13 +35,20 @@ const TURN: Duration = Duration::from_millis(1);
 pub(crate) struct Selection {
     /// In order, each once. Empty: all. Shared with the subscriber's place at the board.
     pub(crate) names: Arc<[CircuitName]>,
+    /// What few ask for, so that the others have no room for it.
+    pub(crate) narrower: Option<Box<Narrower>>,
+    /// Not what changes nothing for who decides by it.
+    pub(crate) changes_only: Option<Told>,
+}
+
+/// Which events of those that are selected by name.
+#[derive(Debug, Default)]
+pub(crate) struct Narrower {
     /// Empty: all; `None`: circuits without a scope.
     pub(crate) scopes: HashSet<Option<Name>>,
     /// Empty: all.
     pub(crate) events: Vec<EventName>,
     pub(crate) filter: Option<Filter>,
-    /// Not what changes nothing for who decides by it.
-    pub(crate) changes_only: Option<Told>,
 }
 
 impl Selection {
@@ -51,13 +58,12 @@ impl Selection {
                 .name
                 .as_ref()
                 .is_some_and(|name| self.names.binary_search(name).is_ok());
-        let by_scope = self.scopes.is_empty()
-            || event
-                .name
+        if !by_name
+            || self
+                .narrower
                 .as_ref()
-                .is_some_and(|name| self.scopes.contains(&name.scope));
-        let by_event = self.events.is_empty() || self.events.iter().any(|name| name.selects(event));
-        if !(by_name && by_scope && by_event) {
+                .is_some_and(|narrower| !narrower.names(event))
+        {
             return Ok(false);
         }
         if let Some(told) = &self.changes_only
@@ -65,9 +71,28 @@ impl Selection {
         {
             return Ok(false);
         }
-        self.filter
-            .as_ref()
-            .map_or(Ok(true), |filter| filter.passes(event))
+        self.filter().map_or(Ok(true), |filter| filter.passes(event))
+    }
+
+    fn filter(&self) -> Option<&Filter> {
+        self.narrower.as_ref()?.filter.as_ref()
+    }
+}
+
+impl Narrower {
+    /// Whether it leaves anything out.
+    pub(crate) fn is_any(&self) -> bool {
+        !self.scopes.is_empty() || !self.events.is_empty() || self.filter.is_some()
+    }
+
+    /// Whether the event is of a scope and of a kind that it names.
+    fn names(&self, event: &Event) -> bool {
+        let by_scope = self.scopes.is_empty()
+            || event
+                .name
+                .as_ref()
+                .is_some_and(|name| self.scopes.contains(&name.scope));
+        by_scope && (self.events.is_empty() || self.events.iter().any(|name| name.selects(event)))
     }
 }
 
@@ -192,12 +217,7 @@ impl Reading {
     /// What of the page is selected, up to its end or to where it is the turn of others.
     fn next_selected(&mut self) -> Result<VecDeque<KeptEvent>, Ended> {
         // Only a filter takes long enough to be timed.
-        let began = self
-            .subscription
-            .selection
-            .filter
-            .as_ref()
-            .map(|_| Instant::now());
+        let began = self.subscription.selection.filter().map(|_| Instant::now());
         let mut selected = VecDeque::new();
         while let Some(event) = self.page.pop_front() {
             assert!(

@@ -1,6 +1,6 @@
 //! `brama.v1.Events`.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use super::{Api, errors};
 use crate::filter::Filter;
 use crate::news::Interest;
 use crate::subscribers::{Position, Seat};
-use crate::subscription::{Delivery, Ended, Selection, Subscription};
+use crate::subscription::{Delivery, Ended, Narrower, Selection, Subscription};
 use crate::told::Told;
 
 /// Circuits in one message of a snapshot.
@@ -253,17 +253,20 @@ fn selection(message: &v1::SubscribeRequest) -> Result<Selection, Status> {
             Err(other) => Err(errors::refusal(other)),
         }
     });
-    let scopes = scopes.collect::<Result<_, _>>()?;
+    let scopes = scopes.collect::<Result<HashSet<_>, _>>()?;
     let filter = if message.filter.is_empty() {
         None
     } else {
         Some(Filter::compile(&message.filter).map_err(|problem| errors::invalid("filter", &problem))?)
     };
-    Ok(Selection {
-        names: in_order(names(&message.names)?),
+    let narrower = Narrower {
         scopes,
         events,
         filter,
+    };
+    Ok(Selection {
+        names: in_order(names(&message.names)?),
+        narrower: narrower.is_any().then(|| Box::new(narrower)),
         changes_only: None,
     })
 }

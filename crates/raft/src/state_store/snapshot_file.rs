@@ -64,6 +64,21 @@ pub enum SnapshotFileError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Another version of Brama wrote it. Nothing is wrong with it.
+    #[error("the snapshot {} is of another version of Brama: {source}. {}", path.display(), advice(source))]
+    OtherVersion {
+        /// Which file.
+        path: PathBuf,
+        /// Which version.
+        source: SnapshotError,
+    },
+}
+
+fn advice(version: &SnapshotError) -> String {
+    match version {
+        SnapshotError::Version { .. } => "Start a newer one on this data directory".to_owned(),
+        _ => format!("Start the build that wrote it; or, to go on with this one, {ADVICE}"),
+    }
 }
 
 const ADVICE: &str = "stop this node, move its whole data directory away, and join the cluster again under a new node id \
@@ -216,7 +231,10 @@ impl SnapshotFile {
         let head = serde_json::from_slice(&json)
             .map_err(|error| damaged(format!("its head is unreadable ({error})")))?;
         let state = Frozen::read_from(&mut input).map_err(|error| match error {
-            SnapshotError::Version { .. } => damaged(format!("{error}: upgrade this node")),
+            source @ (SnapshotError::Version { .. } | SnapshotError::Outdated { .. }) => {
+                let path = self.path.clone();
+                SnapshotFileError::OtherVersion { path, source }
+            }
             error => damaged(error.to_string()),
         })?;
         Ok((head, state))

@@ -1,6 +1,8 @@
-//! What the applied log says of members, to readers who ask while it is applied.
+//! What the applied log says of members, to readers who ask while it is applied; and snapshots that do not fit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,7 +11,7 @@ use openraft::vote::RaftLeaderIdExt as _;
 use openraft::{EntryPayload, Membership};
 use tokio_util::sync::CancellationToken;
 
-use super::{SharedState, Standing, StateStore};
+use super::{SharedState, SnapshotFile, SnapshotFileError, Standing, StateStore};
 use crate::agreement::Contents;
 use crate::clock::ClusterClock;
 use crate::environment::System;
@@ -30,17 +32,19 @@ impl TimeSource for NoTime {
     }
 }
 
-fn store() -> (tempfile::TempDir, StateStore) {
-    let folder = tempfile::tempdir().unwrap();
-    let clock = ClusterClock::new(Arc::new(NoTime));
-    let store = StateStore::open(
-        folder.path().to_owned(),
-        clock,
+fn open(folder: &Path) -> Result<StateStore, SnapshotFileError> {
+    StateStore::open(
+        folder.to_owned(),
+        ClusterClock::new(Arc::new(NoTime)),
         Contents::new(Duration::MAX),
         CancellationToken::new(),
         Arc::new(System),
     )
-    .unwrap();
+}
+
+fn store() -> (tempfile::TempDir, StateStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
     (folder, store)
 }
 
@@ -110,4 +114,38 @@ fn a_snapshot_must_cover_what_was_purged() {
     let error = store.check(Some(purged), None).unwrap_err().to_string();
     assert!(error.contains("up to entry 7"), "{error}");
     assert!(error.contains("under a new node id"), "{error}");
+}
+
+#[test]
+fn a_snapshot_of_another_version_is_not_called_damaged() {
+    let (folder, store) = store();
+    apply(&store, 1, &[1], &[]);
+    let (head, state) = store.shared().freeze();
+    SnapshotFile::write(folder.path(), &head, &state).unwrap();
+    open(folder.path()).unwrap();
+    let name = fs::read_dir(folder.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let good = fs::read(&name).unwrap();
+    // Behind the head, whose length is behind the magic: a magic of the core, and its version.
+    let length = u32::from_be_bytes(good[8..12].try_into().unwrap());
+    let version = 20 + length as usize + 11;
+    for (number, advice) in [
+        (1, "Start the build that wrote it"),
+        (good[version] + 1, "Start a newer one"),
+    ] {
+        let mut other = good.clone();
+        other[version] = number;
+        fs::write(&name, other).unwrap();
+        let error = open(folder.path()).err().expect("a refusal").to_string();
+        assert!(error.contains(&format!("format version {number}")), "{error}");
+        assert!(
+            error.contains(advice) && error.contains(&*name.to_string_lossy()),
+            "{error}"
+        );
+        assert!(!error.contains("damaged"), "{error}");
+    }
 }
