@@ -65,7 +65,7 @@ enum Command {
         /// Seconds that are measured, a workload
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
-        /// E.g. report:64, one-circuit:1024, stream:64, linearizable:64, local:64, rate:1000, fanout:1000x100, kill:5
+        /// E.g. report:64, one-circuit:1024, stream:64, stream:64x4, linearizable:64, local:64, rate:1000, fanout:1000x100, kill:5
         #[arg(required = true)]
         workloads: Vec<Workload>,
     },

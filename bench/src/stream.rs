@@ -1,4 +1,4 @@
-//! `ReportStream`: so many batches in flight, over as many streams as a unary load has connections.
+//! `ReportStream`: so many reports in flight, over as many streams as a unary load has connections.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -18,16 +18,22 @@ use crate::load::WARM_UP;
 use crate::operations::{MANY, circuit};
 use crate::wire::Messages;
 
-/// Keeps `in_flight` one-failure batches unanswered, closed loop.
+/// Keeps `in_flight` failures unanswered, closed loop, in batches of `batch`.
 ///
 /// # Errors
 /// When a stream cannot be opened or breaks.
 pub(crate) async fn reports(
     addresses: &[SocketAddr],
     in_flight: usize,
+    batch: usize,
     how_long: Duration,
     pids: &[u32],
 ) -> anyhow::Result<Figures> {
+    anyhow::ensure!(
+        batch > 0 && in_flight.is_multiple_of(batch),
+        "{in_flight} in flight are not so many batches of {batch}"
+    );
+    let in_flight = in_flight / batch;
     let latencies = Arc::new(Latencies::new());
     let errors = Arc::new(AtomicU64::new(0));
     let measure_from = Instant::now() + WARM_UP;
@@ -41,7 +47,7 @@ pub(crate) async fn reports(
         tasks.spawn(one_stream(
             addresses[n % addresses.len()],
             n,
-            window,
+            (window, batch),
             measure_from,
             end,
             latencies,
@@ -66,7 +72,7 @@ pub(crate) async fn reports(
 async fn one_stream(
     address: SocketAddr,
     worker: usize,
-    window: usize,
+    (window, size): (usize, usize),
     measure_from: Instant,
     end: Instant,
     latencies: Arc<Latencies>,
@@ -74,14 +80,17 @@ async fn one_stream(
 ) -> anyhow::Result<()> {
     let mut turn = 0;
     let mut batch = || {
-        turn += 1;
-        v1::ReportRequest {
-            session: None,
-            items: vec![v1::ReportItem {
+        let mut item = || {
+            turn += 1;
+            v1::ReportItem {
                 name: Some(circuit((worker as u64 * 7919 + turn * 104_729) % MANY)),
                 outcomes: vec![v1::Outcome::Failure.into()],
                 ..Default::default()
-            }],
+            }
+        };
+        v1::ReportRequest {
+            session: None,
+            items: (0..size).map(|_| item()).collect(),
         }
     };
     let mut begun = VecDeque::with_capacity(window);
@@ -98,9 +107,11 @@ async fn one_stream(
         let Some(began) = begun.pop_front() else { break };
         if now >= measure_from && now < end {
             match answer.result {
-                Some(Answer::Response(_)) => latencies.record(now - began),
+                Some(Answer::Response(answers)) if answers.items.len() == size => {
+                    (0..size).for_each(|_| latencies.record(now - began));
+                }
                 _ => {
-                    errors.fetch_add(1, Ordering::Relaxed);
+                    errors.fetch_add(size as u64, Ordering::Relaxed);
                 }
             }
         }

@@ -20,8 +20,8 @@ pub(crate) enum Workload {
     Report(usize),
     /// `Failure` on one circuit; an increment of one key.
     OneCircuit(usize),
-    /// `ReportStream`; puts.
-    Stream(usize),
+    /// `ReportStream`, so many reports in flight, in batches of so many; puts.
+    Stream(usize, usize),
     /// Linearizable `Status`; linearizable gets.
     Linearizable(usize),
     /// Local `Status`; serializable gets.
@@ -45,7 +45,10 @@ impl FromStr for Workload {
             Some(match name {
                 "report" => Self::Report(size.parse().ok()?),
                 "one-circuit" => Self::OneCircuit(size.parse().ok()?),
-                "stream" => Self::Stream(size.parse().ok()?),
+                "stream" => {
+                    let (reports, batch) = size.split_once('x').unwrap_or((size, "1"));
+                    Self::Stream(reports.parse().ok()?, batch.parse().ok()?)
+                }
                 "linearizable" => Self::Linearizable(size.parse().ok()?),
                 "local" => Self::Local(size.parse().ok()?),
                 "rate" => Self::Rate(size.parse().ok()?),
@@ -75,7 +78,8 @@ impl fmt::Display for Workload {
         match self {
             Self::Report(n) => write!(f, "report:{n}"),
             Self::OneCircuit(n) => write!(f, "one-circuit:{n}"),
-            Self::Stream(n) => write!(f, "stream:{n}"),
+            Self::Stream(n, 1) => write!(f, "stream:{n}"),
+            Self::Stream(n, batch) => write!(f, "stream:{n}x{batch}"),
             Self::Linearizable(n) => write!(f, "linearizable:{n}"),
             Self::Local(n) => write!(f, "local:{n}"),
             Self::Rate(rate) => write!(f, "rate:{rate}"),
@@ -117,8 +121,10 @@ impl Workload {
             (Self::OneCircuit(n), Kind::Etcd) => {
                 load::closed(Increment { lanes: spread(n) }, n, how_long, &pids).await
             }
-            (Self::Stream(n), Kind::Brama) => stream::reports(&addresses, n, how_long, &pids).await?,
-            (Self::Report(n) | Self::Stream(n), Kind::Etcd) => closed(n).await?,
+            (Self::Stream(n, batch), Kind::Brama) => {
+                stream::reports(&addresses, n, batch, how_long, &pids).await?
+            }
+            (Self::Report(n) | Self::Stream(n, _), Kind::Etcd) => closed(n).await?,
             (Self::Linearizable(n) | Self::Local(n), Kind::Brama) => {
                 let operation = Look {
                     lanes: spread(n),

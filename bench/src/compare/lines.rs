@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::plan::{CHANGES, CROWDS, SOME, SUBSCRIBERS, SWEEPS, Topic};
+use super::plan::{CHANGES, CROWDS, GATHERING, SOME, SUBSCRIBERS, SWEEPS, Topic};
 use super::round::{Round, Turn};
 use crate::figures::{Figures, median};
 use crate::workload::Workload;
@@ -192,13 +192,16 @@ impl Sheet<'_> {
             }
             Topic::Stream => {
                 for n in CROWDS {
-                    push(
-                        format!("{n} in flight on `ReportStream` (puts)"),
-                        Unit::PerSecond,
-                        Some(Bar::RatioAtLeast(10.0)),
-                        &per_second(Workload::Stream(n)),
-                        &per_second(Workload::Report(n)),
-                    );
+                    let batch = n / GATHERING;
+                    for (how, batch) in [(String::new(), 1), (format!(", {batch} a batch"), batch)] {
+                        push(
+                            format!("{n} in flight on `ReportStream`{how} (puts)"),
+                            Unit::PerSecond,
+                            Some(Bar::RatioAtLeast(10.0)),
+                            &per_second(Workload::Stream(n, batch)),
+                            &per_second(Workload::Report(n)),
+                        );
+                    }
                 }
             }
             Topic::Reads => {
@@ -457,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians() {
-        let stream = |n| (Workload::Stream(64), per_second(n));
+        let stream = |n| (Workload::Stream(64, 1), per_second(n));
         let puts = |n| (Workload::Report(64), per_second(n));
         // Ratios 9, 11, 12; the medians, 9,900 and 1,000, would give 9.9.
         let rounds = rounds([

@@ -15,6 +15,8 @@ pub(crate) const CHANGES: f64 = 100.0;
 pub(crate) const SOME: usize = 64;
 /// In flight, where they name two.
 pub(crate) const CROWDS: [usize; 2] = [64, 1024];
+/// Clients whose reports are gathered: each sends what it has in one batch, and the next when that is answered.
+pub(crate) const GATHERING: usize = 16;
 /// Subscribers of each search for the highest fan-out, and where it begins, in changes a second.
 pub(crate) const SWEEPS: [(u32, f64); 2] = [(100, 800.0), (1000, 40.0)];
 
@@ -95,7 +97,10 @@ fn of(topic: Topic, kind: Kind, scale: &Scale) -> Vec<Step> {
         },
         // etcd has nothing of the kind: its puts are what there is.
         Topic::Stream => match kind {
-            Kind::Brama => CROWDS.map(Workload::Stream).to_vec(),
+            Kind::Brama => CROWDS
+                .iter()
+                .flat_map(|n| [Workload::Stream(*n, 1), Workload::Stream(*n, n / GATHERING)])
+                .collect(),
             Kind::Etcd => CROWDS.map(Workload::Report).to_vec(),
         },
         Topic::Reads => vec![Workload::Linearizable(SOME), Workload::Local(SOME)],
