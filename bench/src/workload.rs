@@ -212,3 +212,32 @@ pub(crate) fn line(on: Kind, workload: &Workload, figures: &Figures) -> String {
     }
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_is_written_as_it_is_read() {
+        for text in [
+            "report:64",
+            "stream:64",
+            "stream:64x4",
+            "beside:64x1000x100",
+            "rate:0.5",
+        ] {
+            assert_eq!(text.parse::<Workload>().expect("one").to_string(), text);
+        }
+        assert_eq!("stream:64x4".parse(), Ok(Workload::Stream(64, 4)));
+        for text in [
+            "stream",
+            "stream:",
+            "stream:x4",
+            "stream:64x",
+            "stream:64x4x2",
+            "streams:64",
+        ] {
+            assert!(text.parse::<Workload>().is_err(), "{text}");
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::connect;
 use crate::system::Kind;
 use crate::workload::Workload;
 
@@ -16,7 +17,7 @@ pub(crate) const SOME: usize = 64;
 /// In flight, where they name two.
 pub(crate) const CROWDS: [usize; 2] = [64, 1024];
 /// Clients whose reports are gathered: each sends what it has in one batch, and the next when that is answered.
-pub(crate) const GATHERING: usize = 16;
+pub(crate) const GATHERING: usize = connect::MOST;
 /// Subscribers of each search for the highest fan-out, and where it begins, in changes a second.
 pub(crate) const SWEEPS: [(u32, f64); 2] = [(100, 800.0), (1000, 40.0)];
 
